@@ -1,0 +1,17 @@
+"""How long work reports how far it has come."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called with the stage's name and how many of how many items are done."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Report; may raise KeyboardInterrupt to stop the work."""
+        ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""

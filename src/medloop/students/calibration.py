@@ -1,0 +1,76 @@
+"""Probabilities that mean what they say: temperature, and priors for long tails."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.errors import DataError
+
+Floats = NDArray[np.float64]
+
+
+def softmax(logits: Floats) -> Floats:
+    """Turn (n, K) logits into probabilities, without overflow.
+
+    Examples
+    --------
+    >>> softmax(np.array([[1000.0, 1000.0]])).tolist()
+    [[0.5, 0.5]]
+    """
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
+
+
+def log_prior(class_id: NDArray[np.int64], n_classes: int) -> Floats:
+    """Log frequency of each class with one pseudo-count, shape (K,)."""
+    counts = np.bincount(class_id, minlength=n_classes) + 1.0
+    return np.asarray(np.log(counts / counts.sum()))
+
+
+def adjust_logits(logits: Floats, prior: Floats, *, tau: float = 1.0) -> Floats:
+    """Subtract ``tau`` log priors, so that rare classes are not drowned (Menon et al. 2021).
+
+    Examples
+    --------
+    >>> prior = log_prior(np.array([0, 0, 0, 0, 0, 0, 0, 1]), 2)
+    >>> adjust_logits(np.array([[0.5, 0.0]]), prior).argmax()
+    np.int64(1)
+    """
+    return logits - tau * prior
+
+
+def fit_temperature(probs: Floats, class_id: NDArray[np.int64]) -> float:
+    """Find the T in [0.05, 20] for which ``softmax(log(probs) / T)`` is most likely.
+
+    Source: Guo et al. 2017. The probabilities must come from a student that did not see the
+    labels (out of fold); otherwise T is too small.
+
+    Parameters
+    ----------
+    probs : (n, K) float
+    class_id : (n,) int
+
+    Raises
+    ------
+    DataError
+        The two do not have the same length.
+
+    Examples
+    --------
+    >>> probs = np.array([[0.9, 0.1]] * 10)
+    >>> round(fit_temperature(probs, np.array([0] * 7 + [1] * 3)), 1)  # 90% said, 70% true
+    2.6
+    """
+    from scipy.optimize import minimize_scalar
+
+    if len(probs) != len(class_id):
+        raise DataError(f"probs has {len(probs)} rows, but class_id has {len(class_id)}.")
+    logits = np.log(np.clip(probs, 1e-12, 1.0))
+    rows = np.arange(len(class_id))
+
+    def loss(log_t: float) -> float:
+        return -float(np.log(softmax(logits / np.exp(log_t))[rows, class_id] + 1e-12).mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(found.x))

@@ -1,0 +1,56 @@
+"""The protocol of a student: a labeler that learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.dataset import Dataset
+from medloop.labels import Labels
+from medloop.progress import Progress, silent
+
+
+class Student(Protocol):
+    """Learns from labels, then proposes them. Methods return; nothing is kept between calls.
+
+    ``temperature`` divides the logits of every image that the student labels; it is 1 until
+    :func:`medloop.students.calibration.fit_temperature` has been asked for a better one.
+    """
+
+    name: str
+    temperature: float
+
+    def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
+        """Learn what needs no label, from all images of the pool."""
+        ...
+
+    def fit(
+        self,
+        dataset: Dataset,
+        labels: Labels,
+        *,
+        weight: NDArray[np.float64] | None = None,
+        seed: int,
+        progress: Progress = silent,
+    ) -> Self:
+        """Learn from one label an image; from its ``probs`` where the table has them.
+
+        ``weight`` is (m,), aligned with ``labels``; all ones where not given.
+        """
+        ...
+
+    def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
+        """Return one row an image, in the order of the data set, with ``probs`` (n, K)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write safetensors and JSON into a folder."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what ``save`` wrote."""
+        ...
