@@ -1,1 +1,75 @@
 """Learn from labels, then propose them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from medloop.errors import DataError, UsageError, did_you_mean
+from medloop.students.student import Student
+
+STUDENTS = ("patches", "network")
+
+
+def student_class(name: str) -> type[Any]:
+    """Import the class of a student by its name.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+
+    Examples
+    --------
+    >>> student_class("patches").name
+    'patches'
+    """
+    if name == "patches":
+        from medloop.students.patches import Patches
+
+        return Patches
+    if name == "network":
+        from medloop.students.network import Network
+
+        return Network
+    raise UsageError(f"unknown student {name!r}.{did_you_mean(name, STUDENTS)}")
+
+
+def make_student(name: str, options: dict[str, Any]) -> Student:
+    """Build a student with some of its settings changed.
+
+    Raises
+    ------
+    UsageError
+        The student, or one of its settings, is unknown.
+    """
+    kind = student_class(name)
+    known = {f.name for f in fields(kind)}
+    for option in options:
+        if option not in known:
+            raise UsageError(
+                f"student {name!r} has no setting {option!r}.{did_you_mean(option, known)}"
+            )
+    student: Student = kind(**options)
+    return student
+
+
+def load_student(folder: Path) -> Student:
+    """Load whatever student was saved in a folder.
+
+    Raises
+    ------
+    DataError
+        The folder holds none.
+    """
+    try:
+        name = json.loads((folder / "student.json").read_text())["student"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} holds no readable student: {error}.") from None
+    student: Student = student_class(name).load(folder)
+    return student
+
+
+__all__ = ["STUDENTS", "Student", "load_student", "make_student", "student_class"]

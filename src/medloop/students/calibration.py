@@ -22,6 +22,17 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
 
 
+def tempered(probs: Floats, temperature: float) -> Floats:
+    """Divide the logits of probabilities by a temperature.
+
+    Examples
+    --------
+    >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3).tolist()
+    [[0.667, 0.333]]
+    """
+    return softmax(np.log(np.clip(probs, 1e-12, 1.0)) / temperature)
+
+
 def log_prior(class_id: NDArray[np.int64], n_classes: int) -> Floats:
     """Log frequency of each class with one pseudo-count, shape (K,)."""
     counts = np.bincount(class_id, minlength=n_classes) + 1.0

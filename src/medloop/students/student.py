@@ -27,6 +27,16 @@ class Student(Protocol):
         """Learn what needs no label, from all images of the pool."""
         ...
 
+    def remember(
+        self, dataset: Dataset, *, folder: Path | None = None, progress: Progress = silent
+    ) -> Self:
+        """Compute once what every fit and label needs again; ``folder`` keeps it on disk."""
+        ...
+
+    def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
+        """Choose once, by cross-validation over patients, what every later fit then keeps."""
+        ...
+
     def fit(
         self,
         dataset: Dataset,

@@ -1,0 +1,5 @@
+"""``python -m medloop``."""
+
+from medloop.cli import main
+
+main()

@@ -1,0 +1,184 @@
+"""The audit: freeze the labels, draw some uniformly, and let the answers certify the whole."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medloop.certify import audit_size, whole_set
+from medloop.certify import draw_audit as draw
+from medloop.certify import purity as certify_purity
+from medloop.errors import DataError, UsageError
+from medloop.labels import HUMAN, MODEL, Labels
+from medloop.read.table import read_table
+from medloop.store.event import Event
+from medloop.store.files import writing
+from medloop.store.workspace import Workspace
+
+
+def draw_audit(
+    path: Path, size: int, *, error_rate: float, confidence: float, purity: bool = False
+) -> dict[str, Any]:
+    """Freeze the machine's labels and write ``audit.csv``: ``file,label`` with empty labels.
+
+    The draw is uniform without replacement, so the certificate needs nothing of the model. It may
+    be repeated with other numbers as long as no answer was given.
+
+    Parameters
+    ----------
+    path : Path
+        Workspace.
+    size : int
+        Images for a person to check.
+    error_rate, confidence : float
+        What is to be certified; fixed here, before any answer is seen.
+    purity : bool
+        Certify the accepted labels alone.
+
+    Returns
+    -------
+    dict
+        ``file``, ``size``, ``pool``, ``sentence`` and the numbers above.
+
+    Raises
+    ------
+    UsageError
+        There is nothing to audit, ``size`` does not fit, or answers were given already.
+    """
+    with Workspace.open(path) as workspace, workspace.locked():
+        log = workspace.log
+        if log.events("certificate", live=True):
+            raise UsageError(
+                f"{path} has been audited already: a second draw after answers were seen would "
+                "need a certificate of its own confidence. See certificate.json."
+            )
+        pool = log.current(source=MODEL)
+        if not 1 <= size <= len(pool):
+            raise UsageError(
+                f"--audit must lie in [1, {len(pool)}], the number of machine labels, got {size}."
+            )
+        seed = int(workspace.config["seed"])
+        asked: dict[str, Any] = {
+            "size": size,
+            "error_rate": error_rate,
+            "confidence": confidence,
+            "purity": purity,
+            "seed": seed,
+            "round": int(pool.round.max(initial=0)),
+        }
+        # whole_set refuses numbers that no certificate can have, before a person does any work.
+        least = audit_size(len(pool), error_rate=error_rate, confidence=confidence)
+        earlier = log.events("audit", live=True)
+        if not earlier or earlier[-1].payload != asked:
+            op = f"audit-{log.epoch}-{len(log.events('audit')) + 1}"
+            log.append(op, "audit", labels=pool, payload=asked, round=asked["round"])
+        chosen = pool.image[draw(len(pool), size, seed=seed)]
+        files = _files(workspace)
+        out = workspace.path("audit.csv")
+        with writing(out, "w") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("file", "label"))
+            table.writerows((files[int(image)], "") for image in chosen)
+    short = (
+        ""
+        if size >= least
+        else (
+            f" Even without an error {size} answers cannot certify {error_rate:.1%}: "
+            f"at least {least} are needed."
+        )
+    )
+    sentence = (
+        f"{size:,} of {len(pool):,} machine labels were drawn: fill in the labels of {out} and run "
+        f"medloop certify {path} --answers FILE.{short}"
+    )
+    return {"file": str(out), "pool": len(pool), "least": least, "sentence": sentence, **asked}
+
+
+def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
+    """Log a person's answers and write ``certificate.json``.
+
+    Raises
+    ------
+    UsageError
+        No audit was drawn.
+    DataError
+        An answer is missing, belongs to no audited image, or names an unknown class.
+    """
+    with Workspace.open(path) as workspace, workspace.locked():
+        log = workspace.log
+        drawn = log.events("audit", live=True)
+        if not drawn:
+            raise UsageError(f"no audit was drawn in {path}: run medloop certify {path} --audit N.")
+        audit = drawn[-1]
+        asked = audit.payload
+        pool = log.labels(audit.seq)
+        audited = draw(len(pool), asked["size"], seed=asked["seed"])
+        given = _answers(workspace, answers, pool[audited])
+        log.append(f"answers-{audit.seq}", "answers", labels=given, actor="reviewer")
+        rule = certify_purity if asked["purity"] else whole_set
+        certificate = rule(
+            pool.score,
+            audited,
+            given.class_id != pool.class_id[audited],
+            error_rate=asked["error_rate"],
+            confidence=asked["confidence"],
+            seed=asked["seed"],
+        )
+        said: dict[str, Any] = {**certificate.to_json(), "round": asked["round"]}
+        leak = workspace.load_json("leak.json", None)
+        if leak:
+            said["leak"] = leak
+            said["sentence"] += " The split leaks, by --allow-leak: measured figures are too good."
+        log.append(
+            f"certificate-{audit.seq}",
+            "certificate",
+            labels=pool.of(pool.image[certificate.accepted]),
+            payload=said,
+            round=asked["round"],
+        )
+        workspace.save_json("certificate.json", said)
+        return said
+
+
+def accepted_images(workspace: Workspace) -> Labels:
+    """Return the machine labels that a certificate vouches for; none where there is none."""
+    events: list[Event] = workspace.log.events("certificate", live=True)
+    return workspace.log.labels(events[-1].seq) if events else Labels.empty()
+
+
+def _answers(workspace: Workspace, path: Path, audited: Labels) -> Labels:
+    table = read_table(path)
+    files = _files(workspace)
+    classes = workspace.log.events("scan")[0].payload["classes"]
+    code = {name: k for k, name in enumerate(classes)}
+    asked = {files[int(image)]: int(image) for image in audited.image}
+    answer: dict[int, int] = {}
+    for line, file, label in zip(table.line, table.file, table.label, strict=True):
+        if file not in asked:
+            raise DataError(f"{path} line {line}: {file} is not in the audit.")
+        if not label:
+            continue
+        if label not in code:
+            raise DataError(
+                f"{path} line {line}: unknown class {label!r}; classes are {', '.join(classes)}."
+            )
+        answer[asked[file]] = code[label]
+    missing = [file for file, image in asked.items() if image not in answer]
+    if missing:
+        raise DataError(
+            f"{path} answers {len(answer)} of {len(asked)} audited images; "
+            f"{missing[0]} has no label."
+        )
+    return Labels(
+        image=audited.image,
+        class_id=np.array([answer[int(image)] for image in audited.image], np.int64),
+        source=np.full(len(audited), HUMAN),
+    )
+
+
+def _files(workspace: Workspace) -> dict[int, str]:
+    table = workspace.table()
+    return dict(zip(table["id"].tolist(), table["file"].tolist(), strict=True))

@@ -1,0 +1,41 @@
+"""Thin verbs over the library: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from medloop.errors import MedloopError, UsageError
+
+
+def main() -> None:
+    """Run the command line; every error is one sentence on stderr and an exit code."""
+    from medloop.cli.app import app
+
+    try:
+        code = app(standalone_mode=False)
+    except MedloopError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}.", MedloopError.exit_code)
+    except Exception as error:
+        _usage(error)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> None:
+    """Answer what the parser raises; known by its shape, since typer carries its own click."""
+    if type(error).__name__ == "Abort":
+        _fail("interrupted; go on with: medloop resume WS", 130)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.exit(0)
+    if hasattr(error, "format_message"):
+        command = getattr(getattr(error, "ctx", None), "command_path", "medloop")
+        _fail(f"{error.format_message()} See: {command} --help", UsageError.exit_code)
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"medloop: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,136 @@
+"""The do-no-harm gate: a round is used only if it is shown not to be worse than the last."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.errors import UsageError
+from medloop.metrics import weighted_auc
+from medloop.stats import bootstrap, delong, non_inferiority
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: Fewer patients than this, or images of one class, and no test says anything.
+LEAST_GROUPS = 6
+LEAST_OF_A_CLASS = 3
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A one-sided non-inferiority test on images that no round trained on.
+
+    Parameters
+    ----------
+    margin : float
+        Loss of weighted AUC that would still be accepted, in [0, 1).
+    confidence : float
+        Of the one-sided test.
+    """
+
+    margin: float = 0.03
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < 1:
+            raise UsageError(f"gate margin must lie in [0, 1), got {self.margin}.")
+        if not 0.5 < self.confidence < 1:
+            raise UsageError(f"gate confidence must lie in (0.5, 1), got {self.confidence}.")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate saw.
+
+    Parameters
+    ----------
+    passes : bool
+    difference, lower : float
+        Change of the weighted AUC, and its lower one-sided bound; nan where nothing was tested.
+    n_images, n_groups : int
+        Held-out images with a person's label, and their patients.
+    sentence : str
+    """
+
+    passes: bool
+    difference: float
+    lower: float
+    n_images: int
+    n_groups: int
+    sentence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every field, None for nan."""
+        return {k: None if v != v else v for k, v in asdict(self).items()}
+
+
+OPEN = Verdict(True, float("nan"), float("nan"), 0, 0, "Nothing was tested.")
+
+
+def do_no_harm(
+    gate: Gate, truth: Ints, before: Floats, after: Floats, group: Ints, *, seed: int
+) -> Verdict:
+    """Test that ``after`` is not worse than ``before`` by more than the gate's margin.
+
+    Two classes: clustered DeLong difference of the AUC. More: patient bootstrap (2,000 draws) of
+    the difference of the weighted AUC. The precondition is that neither ``before`` nor ``after``
+    was trained on these labels.
+
+    Parameters
+    ----------
+    gate : Gate
+    truth : (n,) int
+    before, after : (n, K) float
+        Probabilities by the round that is in use, and by the one that wants to be.
+    group : (n,) int
+        Patient of each image.
+    seed : int
+
+    Examples
+    --------
+    >>> random = np.random.default_rng(0)
+    >>> truth = np.arange(200) % 2
+    >>> p = np.clip(truth * 0.2 + random.random(200) * 0.8, 0, 1)
+    >>> good = np.column_stack([1 - p, p])
+    >>> do_no_harm(Gate(), truth, good, good, np.arange(200), seed=0).passes
+    True
+    >>> do_no_harm(Gate(), truth, good, good[:, ::-1], np.arange(200), seed=0).passes
+    False
+    """
+    n_groups = len(np.unique(group))
+    counts = np.bincount(truth, minlength=before.shape[1])
+    if n_groups < LEAST_GROUPS or (counts >= LEAST_OF_A_CLASS).sum() < 2:
+        said = (
+            f"Refused: {len(truth)} held-out labels of {n_groups} patients are too few to show "
+            "that the round does no harm."
+        )
+        return Verdict(False, float("nan"), float("nan"), len(truth), n_groups, said)
+    if before.shape[1] == 2:
+        tested = non_inferiority(
+            delong(truth == 1, before[:, 1], after[:, 1], group=group),
+            margin=gate.margin,
+            confidence=gate.confidence,
+        )
+        difference, lower = tested.difference, tested.lower
+    else:
+        drawn = bootstrap(
+            lambda t, a, b: weighted_auc(t, b) - weighted_auc(t, a),
+            truth,
+            before,
+            after,
+            group=group,
+            seed=seed,
+        )
+        difference = drawn.estimate
+        lower = float(np.nanquantile(drawn.values, 1 - gate.confidence))
+    passes = bool(lower > -gate.margin)
+    said = (
+        f"{'Kept' if passes else 'Refused'}: the weighted AUC on {len(truth)} held-out labels of "
+        f"{n_groups} patients changed by {difference:+.3f}, with {gate.confidence:.0%} confidence "
+        f"by at least {lower:+.3f}; the margin is {-gate.margin:+.3f}."
+    )
+    return Verdict(passes, float(difference), float(lower), len(truth), n_groups, said)

@@ -1,0 +1,1 @@
+"""Propose labels without being trained on images here."""

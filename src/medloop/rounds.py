@@ -1,0 +1,101 @@
+"""Rounds on disk: what a killed run goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.dataset import Dataset
+from medloop.errors import WorkspaceError
+from medloop.evaluation import Judged
+from medloop.gate import Verdict
+from medloop.labels import Labels
+from medloop.loop import Proposal, Round
+from medloop.store.files import read_json, sha256_of, write_atomic, write_json
+from medloop.store.workspace import Workspace
+from medloop.students import load_student
+from medloop.students.logistic import labels_of
+
+_CHAINS = "chains.safetensors"
+_JUDGED = "judged.safetensors"
+
+
+def save_round(
+    workspace: Workspace, made: Round, about: dict[str, Any], judged: dict[str, Judged]
+) -> dict[str, Any]:
+    """Write a round's student, chains, figures and judged images; return what the log keeps."""
+    from safetensors.numpy import save
+
+    folder = workspace.round_folder(made.number)
+    made.best.student.save(folder / "student")
+    chains = np.stack([_probs(proposal.labels) for proposal in made.proposals])
+    write_atomic(folder / _CHAINS, save({"probs": chains}))
+    arrays = {
+        f"{name}.{f.name}": np.ascontiguousarray(getattr(part, f.name))
+        for name, part in judged.items()
+        for f in fields(part)
+    }
+    write_atomic(folder / _JUDGED, save(arrays))
+    write_json(folder / "round.json", about)
+    return {
+        "student_sha256": sha256_of(folder / "student" / "weights.safetensors"),
+        "chains_sha256": sha256_of(folder / _CHAINS),
+    }
+
+
+def load_round(
+    workspace: Workspace, number: int, dataset: Dataset, hashes: dict[str, Any]
+) -> Round:
+    """Read a round back, and refuse it where its bytes are not those that the log knows.
+
+    Raises
+    ------
+    WorkspaceError
+        A file is missing or changed.
+    """
+    from safetensors.numpy import load
+
+    folder = workspace.round_folder(number)
+    for name, key in (
+        (_CHAINS, "chains_sha256"),
+        ("student/weights.safetensors", "student_sha256"),
+    ):
+        path = folder / name
+        if not path.exists() or sha256_of(path) != hashes[key]:
+            raise WorkspaceError(
+                f"{path} is missing or changed since round {number} was written; "
+                f"run: medloop rollback {workspace.folder} --to-round {max(number - 1, 0)}"
+            )
+    student = load_student(folder / "student")
+    chains = load((folder / _CHAINS).read_bytes())["probs"].astype(np.float64)
+    about = round_about(workspace, number)
+    proposals = [Proposal(student, labels_of(dataset, probs), about["kept"]) for probs in chains]
+    return Round(number, proposals, about["flipped"], _verdict(about["verdict"]))
+
+
+def load_judged(workspace: Workspace, number: int, name: str) -> Judged:
+    """Read back the ``"test"`` or ``"held_out"`` images of a round, as they were judged."""
+    from safetensors.numpy import load
+
+    arrays = load((workspace.round_folder(number) / _JUDGED).read_bytes())
+    return Judged(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(Judged)})
+
+
+def round_about(workspace: Workspace, number: int) -> dict[str, Any]:
+    """Read the figures of a round."""
+    about: dict[str, Any] = read_json(workspace.round_folder(number) / "round.json")
+    return about
+
+
+def _probs(labels: Labels) -> NDArray[np.float32]:
+    if labels.probs is None:
+        raise WorkspaceError("a round needs labels with probs.")
+    return labels.probs.astype(np.float32)
+
+
+def _verdict(fields: dict[str, Any]) -> Verdict:
+    filled: dict[str, Any] = {k: float("nan") if v is None else v for k, v in fields.items()}
+    return Verdict(**filled)

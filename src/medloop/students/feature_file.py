@@ -1,0 +1,100 @@
+"""Features on disk: computed once for all rounds, and gone on with where a run was cut."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medloop.dataset import Dataset
+from medloop.progress import Progress, silent
+from medloop.store.files import write_json
+from medloop.students.representation import Representation
+
+Floats = NDArray[np.float32]
+
+#: Images between two notes of how far the file is filled.
+_STRIDE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Rows of features by image id; the rows may lie on disk.
+
+    Parameters
+    ----------
+    id : (n,) int, sorted
+    rows : (n, d) float
+    """
+
+    id: NDArray[np.int64]
+    rows: Floats
+
+    def holds(self, images: NDArray[np.int64]) -> bool:
+        """Tell whether every one of these images has a row."""
+        return bool(np.isin(images, self.id).all())
+
+    def of(self, images: ArrayLike) -> Floats:
+        """Return the rows of these images, in their order."""
+        return np.asarray(self.rows[np.searchsorted(self.id, np.asarray(images))])
+
+
+def compute_features(
+    representation: Representation,
+    dataset: Dataset,
+    *,
+    folder: Path | None = None,
+    progress: Progress = silent,
+) -> Features:
+    """Represent every image of a data set, in memory or in a file below ``folder``.
+
+    The file's name holds a hash of the representation and of the images, so that no other run
+    finds the wrong one, and an unfinished file is gone on with.
+    """
+    ordered = dataset[np.argsort(dataset.id, kind="stable")]
+    if folder is None:
+        return Features(ordered.id, representation.transform(ordered, progress=progress))
+    folder.mkdir(parents=True, exist_ok=True)
+    key = _key(representation, ordered)
+    path, note = folder / f"features-{key}.npy", folder / f"features-{key}.json"
+    shape = (len(ordered), representation.dimensions)
+    done = _noted(note) if path.exists() else 0
+    rows: Floats = np.lib.format.open_memmap(
+        path, mode="r+" if done else "w+", dtype=np.float32, shape=shape
+    )
+    while done < len(ordered):
+        chunk = slice(done, min(done + _STRIDE, len(ordered)))
+        report = _shifted(progress, done, len(ordered))
+        representation.transform(ordered[chunk], into=rows[chunk], progress=report)
+        rows.flush()  # type: ignore[attr-defined]
+        done = chunk.stop
+        write_json(note, {"done": done})
+    return Features(ordered.id, np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _shifted(progress: Progress, start: int, total: int) -> Progress:
+    return lambda stage, done, _: progress(stage, start + done, total)
+
+
+def _noted(note: Path) -> int:
+    try:
+        return int(json.loads(note.read_text())["done"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _key(representation: Representation, dataset: Dataset) -> str:
+    parts: Iterable[Any] = (v for _, v in sorted(representation.arrays().items()))
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).tobytes())
+    names = dataset.file if dataset.sha256 is None else dataset.sha256
+    digest.update("\n".join(map(str, names)).encode())
+    digest.update(json.dumps(representation.settings(), sort_keys=True).encode())
+    return digest.hexdigest()[:16]

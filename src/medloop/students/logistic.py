@@ -1,0 +1,175 @@
+"""Regularised logistic regression on features, and labels from its probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.dataset import Dataset
+from medloop.errors import DataError
+from medloop.labels import Labels
+from medloop.students.calibration import adjust_logits, log_prior, softmax
+
+Floats = NDArray[np.float64]
+
+#: Inverse strengths of the penalty that are compared by cross-validation.
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+#: Columns times classes up to which Newton steps, exact in a few, cost less than many small ones.
+_NEWTON = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A fitted regression.
+
+    Parameters
+    ----------
+    weights : (K, d) float
+    bias : (K,) float
+    prior : (K,) float
+        Log frequency of each class among the labels that it learned from.
+    penalty : float
+    """
+
+    weights: Floats
+    bias: Floats
+    prior: Floats
+    penalty: float
+
+    def probs(self, x: Any, *, tau: float, temperature: float) -> Floats:
+        """Return (n, K) probabilities of (n, d) features."""
+        logits = np.asarray(x @ self.weights.T) + self.bias
+        return softmax(adjust_logits(logits, self.prior, tau=tau) / temperature)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array by name, for safetensors."""
+        return {"weights": self.weights, "bias": self.bias, "prior": self.prior}
+
+    @staticmethod
+    def restore(arrays: dict[str, NDArray[Any]], penalty: float | None) -> Line | None:
+        """Put ``arrays`` together again; None where they hold no regression."""
+        if "weights" not in arrays or penalty is None:
+            return None
+        return Line(arrays["weights"], arrays["bias"], arrays["prior"], penalty)
+
+
+def fit_line(
+    x: Any,
+    labels: Labels,
+    *,
+    n_classes: int,
+    weight: Floats | None,
+    group: NDArray[np.int64],
+    penalty: float | None,
+    seed: int,
+) -> Line:
+    """Fit a regression to labels, or to their probabilities where they have them.
+
+    Parameters
+    ----------
+    x : (m, d) array or sparse matrix
+        Features, aligned with ``labels``.
+    labels : Labels
+    n_classes : int
+    weight : (m,) float, optional
+    group : (m,) int
+    penalty : float, optional
+        Chosen by cross-validation over groups where not given.
+    seed : int
+
+    Raises
+    ------
+    DataError
+        Fewer than two classes are labelled.
+    """
+    target = np.eye(n_classes)[labels.class_id] if labels.probs is None else labels.probs
+    weight = np.ones(len(labels)) if weight is None else np.asarray(weight, float)
+    mass = (target * weight[:, None]).sum(axis=0)
+    if (mass > 0).sum() < 2:
+        raise DataError("a student needs labels of at least two classes.")
+    if penalty is None:
+        penalty = choose_penalty(x, target, weight, group, seed=seed)
+    weights, bias = logistic(x, target, weight, penalty=penalty)
+    counted = np.repeat(np.arange(n_classes), np.rint(mass).astype(np.int64))
+    return Line(weights, bias, log_prior(counted, n_classes), penalty)
+
+
+def labels_of(dataset: Dataset, probs: Floats) -> Labels:
+    """Turn (n, K) probabilities into one label an image.
+
+    Probabilities are rounded to single precision, as they are stored: a run that was killed and
+    resumed sees the same numbers as one that was not.
+    """
+    probs = np.asarray(probs, np.float32).astype(np.float64)
+    class_id = probs.argmax(axis=1)
+    score = np.clip(probs[np.arange(len(probs)), class_id], 0, 1)
+    return Labels(image=dataset.id, class_id=class_id, score=score, probs=probs)
+
+
+def logistic(x: Floats, target: Floats, weight: Floats, *, penalty: float) -> tuple[Floats, Floats]:
+    """Fit L2-regularised multinomial logistic regression to soft targets.
+
+    Parameters
+    ----------
+    x : (n, d) float
+    target : (n, K) float
+        Rows sum to one.
+    weight : (n,) float
+    penalty : float
+        Inverse strength: the loss is ``penalty * sum of weighted losses + |w|^2 / 2``.
+
+    Returns
+    -------
+    weights (K, d), bias (K,)
+        A class without any mass gets a bias of -30.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    mass = target * weight[:, None]
+    row, column = np.nonzero(mass > 1e-6)
+    with threadpool_limits(1):  # one order of summation, so the same bytes on any machine
+        basis = None
+        if isinstance(x, np.ndarray) and len(x) < x.shape[1]:
+            # The penalised weights lie in the span of the rows: fewer columns, the same answer.
+            basis = np.linalg.qr(x.T)[0]
+            x = x @ basis
+        wide = not isinstance(x, np.ndarray) or x.shape[1] * target.shape[1] > _NEWTON
+        solver = "lbfgs" if wide else "newton-cholesky"
+        model = LogisticRegression(C=penalty, max_iter=1000, tol=1e-6, solver=solver)
+        model.fit(x[row], column, sample_weight=mass[row, column])
+    coefficients = model.coef_ if basis is None else model.coef_ @ basis.T
+    k = target.shape[1]
+    weights, bias = np.zeros((k, coefficients.shape[1])), np.full(k, -30.0)
+    if len(model.classes_) == 2:
+        weights[model.classes_[1]], bias[model.classes_[1]] = coefficients[0], model.intercept_[0]
+        bias[model.classes_[0]] = 0.0
+    else:
+        weights[model.classes_], bias[model.classes_] = coefficients, model.intercept_
+    return weights, bias
+
+
+def choose_penalty(
+    x: Floats, target: Floats, weight: Floats, group: NDArray[np.int64], *, seed: int
+) -> float:
+    """Choose the penalty whose held-out likelihood over patients is best; the middle if none is."""
+    from medloop.prepare.split import group_folds
+
+    if len(np.unique(group)) < 4:
+        return PENALTIES[len(PENALTIES) // 2]
+    class_id = target.argmax(axis=1)
+    fold = group_folds(class_id, group, folds=5, seed=seed)
+    losses = np.zeros(len(PENALTIES))
+    for held_out in np.unique(fold):
+        train, test = fold != held_out, fold == held_out
+        if len(np.unique(class_id[train])) < 2:
+            continue
+        for i, penalty in enumerate(PENALTIES):
+            weights, bias = logistic(x[train], target[train], weight[train], penalty=penalty)
+            probs = softmax(x[test] @ weights.T + bias)
+            loss = -(target[test] * np.log(np.clip(probs, 1e-12, 1))).sum(axis=1)
+            losses[i] += float((loss * weight[test]).sum())
+    return PENALTIES[int(np.argmin(losses))]

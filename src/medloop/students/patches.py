@@ -1,0 +1,192 @@
+"""The student that needs no download: patch features and logistic regression."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.dataset import Dataset
+from medloop.errors import DataError, UsageError
+from medloop.labels import Labels
+from medloop.progress import Progress, silent
+from medloop.students.feature_file import Features, compute_features
+from medloop.students.logistic import Line, fit_line, labels_of
+from medloop.students.representation import Representation
+
+Floats = NDArray[np.float64]
+
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Patches:
+    """Coates-Ng features of the pool, then regularised logistic regression.
+
+    Parameters
+    ----------
+    size : int
+        Images are read at (size, size) pixels.
+    patch, grid, n_centroids, n_components : int
+        See :class:`medloop.students.representation.Representation`.
+    penalty : float, optional
+        Inverse strength of the L2 penalty; chosen by cross-validation over patients where not
+        given: by ``settle`` once for all, or else by every ``fit`` anew.
+    tau : float
+        Strength of the logit adjustment for long tails (Menon et al. 2021); 0 is none.
+    temperature : float
+        Divides the logits.
+
+    Source: Coates & Ng 2011, "The importance of encoding versus training".
+    """
+
+    name: ClassVar[str] = "patches"
+
+    size: int = 64
+    patch: int = 6
+    grid: int = 4
+    n_centroids: int = 400
+    n_components: int = 512
+    penalty: float | None = None
+    tau: float = 0.0
+    temperature: float = 1.0
+    representation: Representation | None = None
+    features: Features | None = None
+    line: Line | None = None
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 8), ("patch", 2), ("grid", 1), ("n_centroids", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} must be an int of at least {least}, got {value!r}.")
+        if self.size < self.patch * self.grid:
+            raise UsageError(
+                f"size must be at least patch * grid = {self.patch * self.grid}, got {self.size}."
+            )
+        if self.tau < 0 or self.temperature <= 0:
+            raise UsageError(
+                f"tau must be 0 or more and temperature above 0, "
+                f"got {self.tau} and {self.temperature}."
+            )
+
+    def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
+        """Learn the representation from all images of the pool."""
+        learned = Representation.learn(
+            dataset,
+            size=self.size,
+            patch=self.patch,
+            grid=self.grid,
+            n_centroids=self.n_centroids,
+            n_components=self.n_components,
+            seed=seed,
+            progress=progress,
+        )
+        return replace(self, representation=learned)
+
+    def remember(
+        self, dataset: Dataset, *, folder: Path | None = None, progress: Progress = silent
+    ) -> Self:
+        """Compute the features of all images once, for every fit and label that follows."""
+        known = compute_features(self._learned(), dataset, folder=folder, progress=progress)
+        return replace(self, features=known)
+
+    def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
+        """Choose the penalty from a person's labels, once for all fits."""
+        return replace(self, penalty=self.fit(dataset, labels, seed=seed).penalty)
+
+    def fit(
+        self,
+        dataset: Dataset,
+        labels: Labels,
+        *,
+        weight: Floats | None = None,
+        seed: int,
+        progress: Progress = silent,
+    ) -> Self:
+        """Fit the regression to one label an image, or to its probabilities.
+
+        Raises
+        ------
+        DataError
+            Fewer than two classes are labelled.
+        """
+        labelled = dataset[dataset.position(labels.image)]
+        line = fit_line(
+            self._rows(labelled),
+            labels,
+            n_classes=len(dataset.classes),
+            weight=weight,
+            group=labelled.group,
+            penalty=self.penalty,
+            seed=seed,
+        )
+        return replace(self, line=line, penalty=line.penalty, classes=dataset.classes)
+
+    def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
+        """Label every image, in the order of the data set."""
+        if self.line is None:
+            raise DataError("this student has not been fitted yet.")
+        probs = np.empty((len(dataset), len(self.line.bias)))
+        for start in range(0, len(dataset), _CHUNK):
+            part = dataset[start : start + _CHUNK]
+            probs[start : start + len(part)] = self.line.probs(
+                self._rows(part, progress), tau=self.tau, temperature=self.temperature
+            )
+        return labels_of(dataset, probs)
+
+    def _learned(self) -> Representation:
+        if self.representation is None:
+            raise DataError("this student has not seen a pool yet: call prepare first.")
+        return self.representation
+
+    def _rows(self, dataset: Dataset, progress: Progress = silent) -> Floats:
+        if self.features is not None and self.features.holds(dataset.id):
+            return self.features.of(dataset.id).astype(float)
+        return self._learned().transform(dataset, progress=progress).astype(float)
+
+    def _settings(self) -> dict[str, Any]:
+        arrays = ("representation", "features", "line", "classes")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
+
+    def save(self, folder: Path) -> None:
+        """Write ``weights.safetensors`` and ``student.json``."""
+        from safetensors.numpy import save
+
+        from medloop.store.files import write_atomic, write_json
+
+        learned = self._learned()
+        arrays = learned.arrays() | ({} if self.line is None else self.line.arrays())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "weights.safetensors", save(arrays))
+        about = {"student": self.name, "classes": list(self.classes), "settings": self._settings()}
+        write_json(folder / "student.json", about)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises
+        ------
+        DataError
+            A file is missing or broken.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            about = json.loads((folder / "student.json").read_text())
+            arrays = load((folder / "weights.safetensors").read_bytes())
+            settings = about["settings"]
+            return cls(
+                **settings,
+                classes=tuple(about["classes"]),
+                representation=Representation.restore(arrays, settings),
+                line=Line.restore(arrays, settings["penalty"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise DataError(f"{folder} holds no readable student: {error}.") from None
