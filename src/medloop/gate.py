@@ -49,6 +49,8 @@ class Verdict:
     Parameters
     ----------
     passes : bool
+    reason : str
+        Why not: ``"harm"``, ``"no_gain"`` or ``"too_few"``; empty where it passes.
     difference, lower : float
         Change of the weighted AUC, and its lower one-sided bound; nan where nothing was tested.
     n_images, n_groups : int
@@ -57,6 +59,7 @@ class Verdict:
     """
 
     passes: bool
+    reason: str
     difference: float
     lower: float
     n_images: int
@@ -68,13 +71,25 @@ class Verdict:
         return {k: None if v != v else v for k, v in asdict(self).items()}
 
 
-OPEN = Verdict(True, float("nan"), float("nan"), 0, 0, "Nothing was tested.")
+OPEN = Verdict(True, "", float("nan"), float("nan"), 0, 0, "Nothing was tested.")
 
 
 def do_no_harm(
-    gate: Gate, truth: Ints, before: Floats, after: Floats, group: Ints, *, seed: int
+    gate: Gate,
+    truth: Ints,
+    before: Floats,
+    after: Floats,
+    group: Ints,
+    *,
+    seed: int,
+    machine_taught: bool = True,
 ) -> Verdict:
-    """Test that ``after`` is not worse than ``before`` by more than the gate's margin.
+    """Test that ``after`` is not worse than ``before``.
+
+    A round that learned from machine labels carries the burden of proof: it passes if it is shown
+    not to be worse by more than the margin (one-sided non-inferiority), and if it gains at all.
+    One that learned from no machine label cannot confirm its own errors: it passes unless it is
+    shown to be worse, and also where the labels are too few to show anything.
 
     Two classes: clustered DeLong difference of the AUC. More: patient bootstrap (2,000 draws) of
     the difference of the weighted AUC. The precondition is that neither ``before`` nor ``after``
@@ -89,6 +104,8 @@ def do_no_harm(
     group : (n,) int
         Patient of each image.
     seed : int
+    machine_taught : bool
+        Whether ``after`` learned from machine labels.
 
     Examples
     --------
@@ -105,17 +122,17 @@ def do_no_harm(
     counts = np.bincount(truth, minlength=before.shape[1])
     if n_groups < LEAST_GROUPS or (counts >= LEAST_OF_A_CLASS).sum() < 2:
         said = (
-            f"Refused: {len(truth)} held-out labels of {n_groups} patients are too few to show "
-            "that the round does no harm."
+            f"{'Refused' if machine_taught else 'Kept unverified'}: {len(truth)} held-out labels "
+            f"of {n_groups} patients are too few to show that the round does no harm."
         )
-        return Verdict(False, float("nan"), float("nan"), len(truth), n_groups, said)
+        reason = "too_few" if machine_taught else ""
+        nan = float("nan")
+        return Verdict(not machine_taught, reason, nan, nan, len(truth), n_groups, said)
     if before.shape[1] == 2:
-        tested = non_inferiority(
-            delong(truth == 1, before[:, 1], after[:, 1], group=group),
-            margin=gate.margin,
-            confidence=gate.confidence,
-        )
+        result = delong(truth == 1, before[:, 1], after[:, 1], group=group)
+        tested = non_inferiority(result, margin=gate.margin, confidence=gate.confidence)
         difference, lower = tested.difference, tested.lower
+        upper = 2 * difference - lower  # the normal interval is symmetric
     else:
         drawn = bootstrap(
             lambda t, a, b: weighted_auc(t, b) - weighted_auc(t, a),
@@ -126,11 +143,19 @@ def do_no_harm(
             seed=seed,
         )
         difference = drawn.estimate
-        lower = float(np.nanquantile(drawn.values, 1 - gate.confidence))
-    passes = bool(lower > -gate.margin)
+        tail = 1 - gate.confidence
+        lower, upper = np.nanquantile(drawn.values, [tail, 1 - tail]).tolist()
+    reason = ""
+    if machine_taught and not lower > -gate.margin:
+        reason = "harm"
+    elif machine_taught and not difference > 0:
+        reason = "no_gain"
+    elif upper < 0:
+        reason = "harm"
     said = (
-        f"{'Kept' if passes else 'Refused'}: the weighted AUC on {len(truth)} held-out labels of "
-        f"{n_groups} patients changed by {difference:+.3f}, with {gate.confidence:.0%} confidence "
-        f"by at least {lower:+.3f}; the margin is {-gate.margin:+.3f}."
+        f"{'Refused' if reason else 'Kept'}: the weighted AUC on {len(truth)} held-out labels of "
+        f"{n_groups} patients changed by {difference:+.3f}; with {gate.confidence:.0%} confidence "
+        f"the change is above {lower:+.3f}"
+        + (f" (needed: above {-gate.margin:+.3f}, and a gain)." if machine_taught else ".")
     )
-    return Verdict(passes, float(difference), float(lower), len(truth), n_groups, said)
+    return Verdict(not reason, reason, float(difference), float(lower), len(truth), n_groups, said)

@@ -63,7 +63,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Stopped:
-    """Why the loop ended: ``rounds``, ``no_change`` or ``harm``."""
+    """Why the loop ended: ``rounds``, ``no_change`` or the gate's reason."""
 
     reason: str
     round: int
@@ -79,7 +79,9 @@ class Stopped:
         said = {
             "rounds": f"round {self.round} was the last that was asked for",
             "no_change": f"round {self.round} changed no label any more",
-            "harm": f"round {self.round} did not pass the do-no-harm gate and is not used",
+            "harm": f"round {self.round} was not shown to do no harm and is not used",
+            "no_gain": f"round {self.round} gained nothing on held-out labels and is not used",
+            "too_few": f"held-out labels are too few to show that round {self.round} does no harm",
         }
         return f"The loop stopped because {said[self.reason]}."
 
@@ -140,11 +142,11 @@ def closed_loop(
         if compare is not None:
             new = Round(number, made, flipped, compare(last, new))
         yield new
-        if not new.verdict.passes:
-            yield Stopped("harm", number)
-            return
         if flipped == 0:
             yield Stopped("no_change", number)
+            return
+        if not new.verdict.passes:
+            yield Stopped(new.verdict.reason, number)
             return
         last = new
     yield Stopped("rounds", last.number)

@@ -54,4 +54,4 @@ def _mass(class_id: int, size: int, random: np.random.Generator) -> NDArray[np.u
     tissue = 0.6 + 0.1 * random.standard_normal() * x + 0.08 * np.sin(3 * y + random.uniform(0, 6))
     speckle = 0.7 + 0.3 * random.rayleigh(0.8, (size, size))
     image = (tissue * (1 - inside) + 0.22 * inside) * speckle * random.uniform(0.8, 1.2)
-    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.clip(image, 0, 1) * 255, np.uint8)

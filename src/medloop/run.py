@@ -254,7 +254,7 @@ def _label(
         last = load_round(workspace, rounds[-1].round, pool, rounds[-1].payload)
     for made in closed_loop(
         known,
-        steps(config, pool, known, student),
+        steps(config, pool, known, student, folder=workspace.path("cache"), progress=progress),
         rounds=config.rounds,
         fold=judges.fold,
         compare=judges.compare if config.mode == "ours" else None,
@@ -310,7 +310,15 @@ class _Judges:
         """Ask the gate."""
         gate = Gate(self.config.gate_margin, self.config.gate_confidence)
         old, new = self.held_out(before), self.held_out(after)
-        return do_no_harm(gate, old.truth, old.probs, new.probs, old.group, seed=self.config.seed)
+        return do_no_harm(
+            gate,
+            old.truth,
+            old.probs,
+            new.probs,
+            old.group,
+            seed=self.config.seed,
+            machine_taught=after.best.kept > 0,
+        )
 
     def record(self, made: Round) -> None:
         """Calibrate, judge, write to disk, and then to the log, which makes it count."""
@@ -319,7 +327,7 @@ class _Judges:
         temperature = 1.0
         if len(held_out) >= _LEAST_FOR_TEMPERATURE:
             temperature = fit_temperature(held_out.probs, held_out.truth)
-        student = replace(made.best.student, temperature=temperature)  # type: ignore[type-var]
+        student = made.best.student.with_temperature(temperature)
         best = replace(made.best, student=student)
         made = replace(made, proposals=[best, *made.proposals[1:]])
         test = judge(self.dataset, self.given, student.label(self.test))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medloop.audit import answer_audit, draw_audit
 from medloop.cli.show import note, progress_bars, result
@@ -98,7 +97,7 @@ def _generate(path: Path) -> None:
     from medloop.phantoms import draw_phantoms
 
     made = draw_phantoms(780, size=28, seed=0)
-    parts: dict[str, NDArray[Any]] = {}
+    parts: dict[str, Any] = {}
     for name, rows in (("train", slice(0, 624)), ("test", slice(624, 780))):
         parts[f"{name}_images"] = made.images[rows]
         parts[f"{name}_labels"] = made.class_id[rows]

@@ -7,26 +7,35 @@ The published method (knee radiographs; headline: weighted AUC .857 -> .903):
 3. Train the final classifier on manual and machine labels together.
 4. Test on patients of their own.
 
-``faithful`` does just that. ``ours`` scores every image out of fold, takes the surest of each
-class as soft labels, makes them anew every round, and keeps a round only if held-out labels show
-that it does no harm.
+``faithful`` does just that. ``ours`` adds three things:
+
+- Round 1 learns from the pool, without a label, what may change in an image while its label stays
+  (see ``medloop.students.space``). The student ``network``, which has no such space, learns in
+  round 1 from the soft labels of the student ``patches`` in that space.
+- Later rounds add soft labels of the surest of each class, scored out of fold and made anew every
+  round, weighted below a person's.
+- A round is used only if held-out labels of a person say so (see ``medloop.gate``).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from medloop.dataset import Dataset
+from medloop.errors import DataError
 from medloop.filters import not_human, surest_of_each_class
 from medloop.labelers.text import Text
 from medloop.labels import Labels
 from medloop.loop import Proposal, Step
 from medloop.prepare.split import group_folds
 from medloop.progress import Progress, silent
-from medloop.students.student import Student
+from medloop.students import Student, make_student
+from medloop.students.logistic import labels_of
 
 
 class FewLabels(BaseModel):
@@ -42,15 +51,45 @@ class FewLabels(BaseModel):
     labeler: Literal["auto", "image", "text"] = "auto"
     text_model: str = "tfidf"
     mode: Literal["ours", "faithful"] = "ours"
-    rounds: int = Field(3, ge=0, le=100)
-    seed: int = Field(0, ge=0)
-    folds: int | None = Field(None, ge=2, le=50)
-    share: float = Field(1.0, gt=0, le=1)
-    trust: float = Field(1.0, gt=0, le=1)
-    gate_margin: float = Field(0.03, ge=0, lt=1)
-    gate_confidence: float = Field(0.95, gt=0.5, lt=1)
+    rounds: int = Field(default=3, ge=0, le=100)
+    seed: int = Field(default=0, ge=0)
+    folds: int | None = Field(default=None, ge=2, le=50)
+    share: float = Field(default=0.5, gt=0, le=1)
+    trust: float = Field(default=0.3, gt=0, le=1)
+    gate_margin: float = Field(default=0.03, ge=0, lt=1)
+    gate_confidence: float = Field(default=0.95, gt=0.5, lt=1)
     allow_leak: bool = False
     student_options: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every step works with.
+
+    Parameters
+    ----------
+    config : FewLabels
+    dataset : Dataset
+        The training split: labelled images and the pool.
+    student : Student
+        Prepared on that split, and settled; not fitted.
+    adapted : Student
+        The same after it has learned from the pool; ``student`` itself in faithful mode.
+    teacher : Student, optional
+        Labels the pool for a student that cannot adapt.
+    text : Text, optional
+        Labels the images that have report text.
+    everyone : int
+        Number of known labels; a chain that knows fewer only judges.
+    """
+
+    config: FewLabels
+    dataset: Dataset
+    student: Student
+    adapted: Student
+    teacher: Student | None
+    text: Text | None
+    everyone: int
 
 
 def steps(
@@ -59,6 +98,7 @@ def steps(
     known: Labels,
     student: Student,
     *,
+    folder: Path | None = None,
     progress: Progress = silent,
 ) -> Step:
     """Make the step of the loop: labels of the next round from those of the last.
@@ -67,76 +107,106 @@ def steps(
     ----------
     config : FewLabels
     dataset : Dataset
-        The training split: labelled images and the pool.
+        The training split.
     known : Labels
         A person's labels of it.
     student : Student
         Prepared on that split, not fitted.
+    folder : Path, optional
+        Where what is learned from the pool is kept for a resumed run.
     progress : Progress
     """
-    student = student.settle(dataset, known, seed=config.seed)
+    seed, ours = config.seed, config.mode == "ours" and config.rounds > 0
     text = None
     if config.labeler == "text" or (config.labeler == "auto" and "text" in dataset.columns):
         text = Text(model=config.text_model).prepare(dataset)
-    make = _faithful if config.mode == "faithful" else _ours
+    teacher = None
+    if ours and text is None and config.student == "network":
+        teacher = make_student("patches", {}).prepare(dataset, seed=seed, progress=progress)
+        teacher = teacher.remember(dataset, folder=folder, progress=progress)
 
-    def step(known: Labels, before: Labels | None, number: int) -> Proposal:
-        if before is None:
-            fitted = student.fit(dataset, known, seed=config.seed, progress=progress)
-            reader = fitted if text is None else text.fit(dataset, known, seed=config.seed)
-            return Proposal(fitted, reader.label(dataset), kept=0)
-        return make(config, dataset, student, known, before[not_human(before, known)], number)
+    def adapt(one: Student) -> Student:
+        learned = one.adapt(dataset, seed=seed, folder=folder, progress=progress)
+        return learned.settle(dataset, known, seed=seed)
 
-    return step
-
-
-def _faithful(
-    config: FewLabels,
-    dataset: Dataset,
-    student: Student,
-    known: Labels,
-    pool: Labels,
-    number: int,
-) -> Proposal:
-    """Train on manual and machine labels, one as good as the other."""
-    hard = Labels.concat([known, pool]).with_(probs=None)
-    fitted = student.fit(dataset, hard, seed=config.seed)
-    return Proposal(fitted, fitted.label(dataset), kept=len(pool))
-
-
-def _ours(
-    config: FewLabels,
-    dataset: Dataset,
-    student: Student,
-    known: Labels,
-    pool: Labels,
-    number: int,
-) -> Proposal:
-    """Learn from soft labels of the surest, and score no image by what learned its own label."""
-    kept = pool[surest_of_each_class(pool, share=config.share)]
-    sides = group_folds(
-        pool.class_id,
-        dataset.group[dataset.position(pool.image)],
-        folds=2,
-        seed=config.seed + number,
+    bench = Bench(
+        config,
+        dataset,
+        student.settle(dataset, known, seed=seed),
+        adapt(student) if ours else student,
+        adapt(teacher) if teacher is not None else None,
+        text,
+        len(known),
     )
-    side = dict(zip(pool.image.tolist(), sides.tolist(), strict=True))
-    side_of = np.array([side.get(int(image), 0) for image in dataset.id])
-    kept_side = side_of[dataset.position(kept.image)]
-    parts = []
-    for held_out in (0, 1):
-        fitted = _learn(config, dataset, student, known, kept[kept_side != held_out])
-        parts.append(fitted.label(dataset[side_of == held_out]))
+    make = _ours if config.mode == "ours" else _faithful
+    return lambda chain, before, number: (
+        _baseline(bench, chain) if before is None else make(bench, chain, before, number)
+    )
+
+
+def _baseline(bench: Bench, known: Labels) -> Proposal:
+    """Round 0: the student learns from a person's labels alone, and labels the pool."""
+    fitted = bench.student.fit(bench.dataset, known, seed=bench.config.seed)
+    return Proposal(fitted, _read(bench, known, fitted.label(bench.dataset)), kept=0)
+
+
+def _faithful(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
+    """Train on manual and machine labels, one as good as the other."""
+    pool = before[not_human(before, known)]
+    hard = Labels.concat([known, pool]).with_(probs=None)
+    fitted = bench.student.fit(bench.dataset, hard, seed=bench.config.seed)
+    return Proposal(fitted, _read(bench, known, fitted.label(bench.dataset)), kept=len(pool))
+
+
+def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
+    """Learn in the space of the pool, from round 2 on also from the surest machine labels."""
+    if number == 1 and bench.text is None:
+        first = bench.teacher or bench.adapted
+        fitted = first.fit(bench.dataset, known, seed=bench.config.seed)
+        labels = fitted.label(bench.dataset)
+        if bench.teacher is None:
+            return Proposal(fitted, labels, kept=0)
+        before = labels
+    pool = before[not_human(before, known)]
+    kept = pool[surest_of_each_class(pool, share=1.0 if number == 1 else bench.config.share)]
+    final = _learn(bench, known, kept)
+    if len(known) < bench.everyone and bench.config.student == "network":
+        labels = final.label(bench.dataset)  # a chain that only judges need not score the pool
+    else:
+        labels = _out_of_fold(bench, known, pool, kept, number)
+    return Proposal(final, _read(bench, known, labels), kept=len(kept))
+
+
+def _out_of_fold(bench: Bench, known: Labels, pool: Labels, kept: Labels, number: int) -> Labels:
+    """Score each half of the pool by a student that learned no machine label of that half."""
+    dataset = bench.dataset
+    group = dataset.group[dataset.position(pool.image)]
+    half = group_folds(pool.class_id, group, folds=2, seed=bench.config.seed + number)
+    side = np.zeros(len(dataset), np.int64)
+    side[dataset.position(pool.image)] = half
+    kept_side = side[dataset.position(kept.image)]
+    parts = [
+        _learn(bench, known, kept[kept_side != held_out]).label(dataset[side == held_out])
+        for held_out in (0, 1)
+    ]
     both = Labels.concat(parts)
-    labels = both[np.argsort(dataset.position(both.image), kind="stable")]
-    final = _learn(config, dataset, student, known, kept)
-    return Proposal(final, labels, kept=len(kept))
+    return both[np.argsort(dataset.position(both.image), kind="stable")]
 
 
-def _learn(
-    config: FewLabels, dataset: Dataset, student: Student, known: Labels, kept: Labels
-) -> Student:
-    certain = np.eye(len(dataset.classes))[known.class_id]
-    taught = Labels.concat([known.with_(probs=certain), kept])
-    weight = np.concatenate([np.ones(len(known)), np.full(len(kept), config.trust)])
-    return student.fit(dataset, taught, weight=weight, seed=config.seed)
+def _learn(bench: Bench, known: Labels, kept: Labels) -> Student:
+    certain = known.with_(probs=np.eye(len(bench.dataset.classes))[known.class_id])
+    weight = np.concatenate([np.ones(len(known)), np.full(len(kept), bench.config.trust)])
+    taught = Labels.concat([certain, kept])
+    return bench.adapted.fit(bench.dataset, taught, weight=weight, seed=bench.config.seed)
+
+
+def _read(bench: Bench, known: Labels, seen: Labels) -> Labels:
+    """Let the report text, where an image of the pool has one, decide over what was seen."""
+    if bench.text is None:
+        return seen
+    text = bench.text.fit(bench.dataset, known, seed=bench.config.seed)
+    told = (bench.dataset.columns["text"] != "") & not_human(seen, known)
+    read, looked = text.label(bench.dataset).probs, seen.probs
+    if read is None or looked is None:
+        raise DataError("labels can only be brought together by their probs.")
+    return labels_of(bench.dataset, np.where(told[:, None], read, looked))

@@ -11,6 +11,18 @@ from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.students.student import Student
 
 STUDENTS = ("patches", "network")
+#: Fields of a student that hold what it learned, and are no settings.
+_LEARNED = {
+    "classes",
+    "features",
+    "line",
+    "plan",
+    "representation",
+    "space",
+    "state",
+    "trained",
+    "weights",
+}
 
 
 def student_class(name: str) -> type[Any]:
@@ -46,7 +58,7 @@ def make_student(name: str, options: dict[str, Any]) -> Student:
         The student, or one of its settings, is unknown.
     """
     kind = student_class(name)
-    known = {f.name for f in fields(kind)}
+    known = {f.name for f in fields(kind)} - _LEARNED
     for option in options:
         if option not in known:
             raise UsageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medloop.dataset import Dataset
 from medloop.progress import Progress, silent
-from medloop.store.files import write_json
+from medloop.store.files import write_atomic, write_json
 from medloop.students.representation import Representation
 
 Floats = NDArray[np.float32]
@@ -61,7 +60,7 @@ def compute_features(
     if folder is None:
         return Features(ordered.id, representation.transform(ordered, progress=progress))
     folder.mkdir(parents=True, exist_ok=True)
-    key = _key(representation, ordered)
+    key = fingerprint(representation, ordered)
     path, note = folder / f"features-{key}.npy", folder / f"features-{key}.json"
     shape = (len(ordered), representation.dimensions)
     done = _noted(note) if path.exists() else 0
@@ -89,12 +88,28 @@ def _noted(note: Path) -> int:
         return 0
 
 
-def _key(representation: Representation, dataset: Dataset) -> str:
-    parts: Iterable[Any] = (v for _, v in sorted(representation.arrays().items()))
+def fingerprint(representation: Representation, dataset: Dataset, *more: object) -> str:
+    """Name what was learned and the images it is used on, for a file that no other run finds."""
     digest = hashlib.sha256()
-    for part in parts:
+    for _, part in sorted(representation.arrays().items()):
         digest.update(np.ascontiguousarray(part).tobytes())
     names = dataset.file if dataset.sha256 is None else dataset.sha256
     digest.update("\n".join(map(str, names)).encode())
-    digest.update(json.dumps(representation.settings(), sort_keys=True).encode())
+    digest.update(json.dumps([representation.settings(), *map(str, more)]).encode())
     return digest.hexdigest()[:16]
+
+
+def write_arrays(path: Path | None, arrays: dict[str, NDArray[Any]]) -> None:
+    """Keep arrays in a file, if there is a place for it."""
+    from safetensors.numpy import save
+
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+
+
+def read_arrays(path: Path | None) -> dict[str, NDArray[Any]] | None:
+    """Read what ``write_arrays`` kept; None where nothing was."""
+    from safetensors.numpy import load
+
+    return load(path.read_bytes()) if path is not None and path.exists() else None

@@ -16,7 +16,9 @@ from medloop.students.calibration import adjust_logits, log_prior, softmax
 Floats = NDArray[np.float64]
 
 #: Inverse strengths of the penalty that are compared by cross-validation.
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = tuple(float(10**e) for e in np.arange(-4, 1.1, 0.5))
+#: Few labels are dealt to folds twice, as one deal says little.
+_FEW = 400
 #: Columns times classes up to which Newton steps, exact in a few, cost less than many small ones.
 _NEWTON = 4096
 
@@ -161,15 +163,16 @@ def choose_penalty(
     if len(np.unique(group)) < 4:
         return PENALTIES[len(PENALTIES) // 2]
     class_id = target.argmax(axis=1)
-    fold = group_folds(class_id, group, folds=5, seed=seed)
     losses = np.zeros(len(PENALTIES))
-    for held_out in np.unique(fold):
-        train, test = fold != held_out, fold == held_out
-        if len(np.unique(class_id[train])) < 2:
-            continue
-        for i, penalty in enumerate(PENALTIES):
-            weights, bias = logistic(x[train], target[train], weight[train], penalty=penalty)
-            probs = softmax(x[test] @ weights.T + bias)
-            loss = -(target[test] * np.log(np.clip(probs, 1e-12, 1))).sum(axis=1)
-            losses[i] += float((loss * weight[test]).sum())
+    for repeat in range(2 if len(x) < _FEW else 1):
+        fold = group_folds(class_id, group, folds=5, seed=seed + repeat)
+        for held_out in np.unique(fold):
+            train, test = fold != held_out, fold == held_out
+            if len(np.unique(class_id[train])) < 2:
+                continue
+            for i, penalty in enumerate(PENALTIES):
+                weights, bias = logistic(x[train], target[train], weight[train], penalty=penalty)
+                probs = softmax(x[test] @ weights.T + bias)
+                loss = -(target[test] * np.log(np.clip(probs, 1e-12, 1))).sum(axis=1)
+                losses[i] += float((loss * weight[test]).sum())
     return PENALTIES[int(np.argmin(losses))]

@@ -14,9 +14,16 @@ from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
 from medloop.labels import Labels
 from medloop.progress import Progress, silent
-from medloop.students.feature_file import Features, compute_features
+from medloop.students.feature_file import (
+    Features,
+    compute_features,
+    fingerprint,
+    read_arrays,
+    write_arrays,
+)
 from medloop.students.logistic import Line, fit_line, labels_of
 from medloop.students.representation import Representation
+from medloop.students.space import Space, nuisance_space, plain_space
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +40,10 @@ class Patches:
         Images are read at (size, size) pixels.
     patch, grid, n_centroids, n_components : int
         See :class:`medloop.students.representation.Representation`.
+    mirror : bool
+        An image and its mirror image count as one; not for labels that tell left from right.
+    variants : int
+        Variants of an image from which ``adapt`` learns what a label does not depend on.
     penalty : float, optional
         Inverse strength of the L2 penalty; chosen by cross-validation over patients where not
         given: by ``settle`` once for all, or else by every ``fit`` anew.
@@ -50,17 +61,28 @@ class Patches:
     patch: int = 6
     grid: int = 4
     n_centroids: int = 400
-    n_components: int = 512
+    n_components: int = 1000
+    mirror: bool = True
+    variants: int = 4
     penalty: float | None = None
     tau: float = 0.0
     temperature: float = 1.0
     representation: Representation | None = None
     features: Features | None = None
+    space: Space | None = None
     line: Line | None = None
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 8), ("patch", 2), ("grid", 1), ("n_centroids", 2)):
+        leasts = {
+            "size": 8,
+            "patch": 2,
+            "grid": 1,
+            "n_centroids": 2,
+            "n_components": 1,
+            "variants": 1,
+        }
+        for name, least in leasts.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise UsageError(f"{name} must be an int of at least {least}, got {value!r}.")
@@ -83,6 +105,7 @@ class Patches:
             grid=self.grid,
             n_centroids=self.n_centroids,
             n_components=self.n_components,
+            mirror=self.mirror,
             seed=seed,
             progress=progress,
         )
@@ -94,6 +117,33 @@ class Patches:
         """Compute the features of all images once, for every fit and label that follows."""
         known = compute_features(self._learned(), dataset, folder=folder, progress=progress)
         return replace(self, features=known)
+
+    def adapt(
+        self,
+        dataset: Dataset,
+        *,
+        seed: int,
+        folder: Path | None = None,
+        progress: Progress = silent,
+    ) -> Self:
+        """Learn from the pool what may change in an image without changing its label.
+
+        See :mod:`medloop.students.space`. Takes ``variants`` encodings of at most 2,000 images;
+        ``folder`` keeps the result.
+        """
+        learned = self._learned()
+        path = (
+            None if folder is None else folder / f"space-{fingerprint(learned, dataset, seed)}.st"
+        )
+        arrays = read_arrays(path)
+        if arrays is None:
+            rows, nuisance = learned.nuisance(
+                dataset, variants=self.variants, seed=seed, progress=progress
+            )
+            space = nuisance_space(rows, nuisance)
+            arrays = {"centre": space.centre, "map": space.map}
+            write_arrays(path, arrays)
+        return replace(self, space=Space(**arrays), penalty=None)
 
     def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
         """Choose the penalty from a person's labels, once for all fits."""
@@ -116,8 +166,10 @@ class Patches:
             Fewer than two classes are labelled.
         """
         labelled = dataset[dataset.position(labels.image)]
+        rows = self._rows(labelled)
+        space = self.space or plain_space(rows)
         line = fit_line(
-            self._rows(labelled),
+            space.enter(rows),
             labels,
             n_classes=len(dataset.classes),
             weight=weight,
@@ -125,6 +177,8 @@ class Patches:
             penalty=self.penalty,
             seed=seed,
         )
+        weights, bias = space.leave(line.weights, line.bias)
+        line = replace(line, weights=weights, bias=bias)
         return replace(self, line=line, penalty=line.penalty, classes=dataset.classes)
 
     def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
@@ -150,8 +204,12 @@ class Patches:
         return self._learned().transform(dataset, progress=progress).astype(float)
 
     def _settings(self) -> dict[str, Any]:
-        arrays = ("representation", "features", "line", "classes")
+        arrays = ("representation", "features", "space", "line", "classes")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
+
+    def with_temperature(self, temperature: float) -> Self:
+        """Return the same student with another temperature."""
+        return replace(self, temperature=temperature)
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``student.json``."""

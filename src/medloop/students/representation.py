@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from medloop.engine import map_batches
 from medloop.prepare.window import square
 from medloop.progress import Progress, silent
 from medloop.students.patch_features import PatchFeatures
+from medloop.students.vary import vary
 
 Floats = NDArray[np.float32]
 
@@ -31,12 +32,15 @@ class Representation:
     patches : PatchFeatures
     mean, scale : (length,) float
     projection : (length, d) float
+    mirror : bool
+        Average the features of an image and of its mirror image.
     """
 
     patches: PatchFeatures
     mean: Floats
     scale: Floats
     projection: Floats
+    mirror: bool
 
     @property
     def dimensions(self) -> int:
@@ -52,6 +56,7 @@ class Representation:
         grid: int,
         n_centroids: int,
         n_components: int,
+        mirror: bool,
         seed: int,
         progress: Progress = silent,
     ) -> Representation:
@@ -64,32 +69,72 @@ class Representation:
         size, patch : int
             Sides of an image and of a patch in pixels.
         grid, n_centroids, n_components, seed : int
+        mirror : bool
         progress : Progress
         """
-        from sklearn.decomposition import PCA
-
-        random = np.random.default_rng(seed)
-        count = min(SAMPLE, len(dataset))
-        chosen = np.sort(random.permutation(len(dataset))[:count])
-        sample = dataset[chosen]
-        channels = 3 if _has_colour(sample) else 1
-        images = _load(sample, size, channels)
+        sample = _sample(dataset, seed)
+        images = _load(sample, size, 3 if _has_colour(sample) else 1)
         with _one_thread_each():
             patches = PatchFeatures.learn(
                 images, patch=patch, grid=grid, n_centroids=n_centroids, seed=seed
             )
-            codes = np.empty((count, patches.length), np.float32)
+            codes = np.empty((len(images), patches.length), np.float32)
             done = 0
-            for batch in map_batches(_encoder(patches), images, batch=_BATCH):
+            for batch in map_batches(_encoder(patches, mirror), images, batch=_BATCH):
                 codes[done : done + len(batch)] = batch
                 done += len(batch)
-                progress("learning features", done, count)
-            mean, scale = codes.mean(axis=0), codes.std(axis=0) + np.float32(1e-6)
-            codes = (codes - mean) / scale
-            d = min(n_components, count - 1, patches.length)
-            pca = PCA(max(d, 1), svd_solver="randomized", random_state=seed).fit(codes)
-        projection = np.ascontiguousarray(pca.components_.T, np.float32)
-        return Representation(patches, mean, scale, projection)
+                progress("learning features", done, len(images))
+            mean = codes.mean(axis=0)
+            scale = codes.std(axis=0) + np.float32(1e-6) * codes.std() + np.float32(1e-12)
+            projection = principal((codes - mean) / scale, n_components)
+        return Representation(patches, mean, scale, projection, mirror)
+
+    def nuisance(
+        self, dataset: Dataset, *, variants: int, seed: int, progress: Progress = silent
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Represent a sample of images, and how they scatter when they are varied a little.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            The pool.
+        variants : int
+            Variants of each of at most ``SAMPLE`` images.
+        seed : int
+        progress : Progress
+
+        Returns
+        -------
+        rows : (n, d) float
+        nuisance : (d, d) float
+            Mean covariance of an image and its variants around their mean.
+        """
+        sample = _sample(dataset, seed)
+        size, channels = self.patches.size, self.patches.channels
+        encode = _encoder(self.patches, self.mirror)
+
+        def scatter(ids: Sequence[int]) -> tuple[Floats, NDArray[np.float64]]:
+            total = np.zeros((self.dimensions, self.dimensions))
+            rows = []
+            for image_id in ids:
+                image = square(sample.image(image_id), size, channels)
+                # One stream an image, so that batches and threads change nothing.
+                random = np.random.default_rng((seed, image_id))
+                both = [image, *(vary(image, random) for _ in range(variants))]
+                x = self._project(encode(both))
+                rows.append(x[0])
+                apart = x - x.mean(axis=0)
+                total += apart.T @ apart
+            return np.stack(rows), total
+
+        parts, total, done = [], np.zeros((self.dimensions, self.dimensions)), 0
+        with _one_thread_each():
+            for rows, part in map_batches(scatter, sample.id.tolist(), batch=_BATCH):
+                parts.append(rows)
+                total += part
+                done += len(rows)
+                progress("learning variants", done, len(sample))
+        return np.concatenate(parts).astype(np.float64), total / (done * variants)
 
     def transform(
         self, dataset: Dataset, *, into: Floats | None = None, progress: Progress = silent
@@ -100,12 +145,10 @@ class Representation:
         """
         rows = np.empty((len(dataset), self.dimensions), np.float32) if into is None else into
         size, channels = self.patches.size, self.patches.channels
-        encode = _encoder(self.patches)
+        encode = _encoder(self.patches, self.mirror)
 
-        def represent(positions: Sequence[int]) -> Floats:
-            images = [square(dataset.image(int(i)), size, channels) for i in positions]
-            codes = (encode(images) - self.mean) / self.scale
-            return np.asarray(codes @ self.projection)
+        def represent(ids: Sequence[int]) -> Floats:
+            return self._project(encode([square(dataset.image(i), size, channels) for i in ids]))
 
         done = 0
         with _one_thread_each():
@@ -114,6 +157,9 @@ class Representation:
                 done += len(batch)
                 progress("features", done, len(dataset))
         return rows
+
+    def _project(self, codes: Floats) -> Floats:
+        return np.asarray(((codes - self.mean) / self.scale) @ self.projection)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every learned array by name, for safetensors."""
@@ -125,12 +171,17 @@ class Representation:
             "projection": self.projection,
         }
 
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, int | bool]:
         """Every setting by name, for JSON."""
-        return {"size": self.patches.size, "patch": self.patches.patch, "grid": self.patches.grid}
+        return {
+            "size": self.patches.size,
+            "patch": self.patches.patch,
+            "grid": self.patches.grid,
+            "mirror": self.mirror,
+        }
 
     @staticmethod
-    def restore(arrays: dict[str, NDArray[Any]], settings: dict[str, int]) -> Representation:
+    def restore(arrays: dict[str, NDArray[Any]], settings: dict[str, Any]) -> Representation:
         """Put ``arrays`` and ``settings`` together again."""
         patches = PatchFeatures(
             settings["size"],
@@ -139,7 +190,31 @@ class Representation:
             arrays["whitening"],
             arrays["centroids"],
         )
-        return Representation(patches, arrays["mean"], arrays["scale"], arrays["projection"])
+        return Representation(
+            patches,
+            arrays["mean"],
+            arrays["scale"],
+            arrays["projection"],
+            settings["mirror"],
+        )
+
+
+def principal(x: Floats, most: int) -> Floats:
+    """Return the leading principal directions of centred rows, as columns (length, d).
+
+    Worked out from the (n, n) matrix of inner products: here n is at most ``SAMPLE``, and
+    features are many more.
+    """
+    values, vectors = np.linalg.eigh((x @ x.T).astype(np.float64))
+    values, vectors = values[::-1][:most], vectors[:, ::-1][:, :most]
+    kept = values > 1e-6 * max(float(values[0]), 1e-12)
+    directions = x.T.astype(np.float64) @ (vectors[:, kept] / np.sqrt(values[kept]))
+    return np.ascontiguousarray(directions, np.float32)
+
+
+def _sample(dataset: Dataset, seed: int) -> Dataset:
+    count = min(SAMPLE, len(dataset))
+    return dataset[np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count])]
 
 
 def _one_thread_each() -> Any:
@@ -149,9 +224,13 @@ def _one_thread_each() -> Any:
     return threadpool_limits(1)
 
 
-def _encoder(patches: PatchFeatures) -> Any:
+def _encoder(patches: PatchFeatures, mirror: bool) -> Callable[[Sequence[Floats]], Floats]:
     def encode(images: Sequence[Floats]) -> Floats:
-        return np.stack([patches.encode(image) for image in images])
+        codes = np.stack([patches.encode(image) for image in images])
+        if mirror:
+            codes += np.stack([patches.encode(image[:, ::-1]) for image in images])
+            codes /= 2
+        return codes
 
     return encode
 

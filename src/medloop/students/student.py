@@ -20,8 +20,19 @@ class Student(Protocol):
     :func:`medloop.students.calibration.fit_temperature` has been asked for a better one.
     """
 
-    name: str
-    temperature: float
+    @property
+    def name(self) -> str:
+        """Name by which it is asked for."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by."""
+        ...
+
+    def with_temperature(self, temperature: float) -> Self:
+        """Return the same student with another temperature."""
+        ...
 
     def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
         """Learn what needs no label, from all images of the pool."""
@@ -31,6 +42,17 @@ class Student(Protocol):
         self, dataset: Dataset, *, folder: Path | None = None, progress: Progress = silent
     ) -> Self:
         """Compute once what every fit and label needs again; ``folder`` keeps it on disk."""
+        ...
+
+    def adapt(
+        self,
+        dataset: Dataset,
+        *,
+        seed: int,
+        folder: Path | None = None,
+        progress: Progress = silent,
+    ) -> Self:
+        """Learn from the pool what may change in an image without changing its label."""
         ...
 
     def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
