@@ -56,6 +56,8 @@ def draw_audit(
                 "need a certificate of its own confidence. See certificate.json."
             )
         pool = log.current(source=MODEL)
+        if len(pool) == 0:
+            raise UsageError(f"{path} holds no machine labels to audit.")
         if not 1 <= size <= len(pool):
             raise UsageError(
                 f"--audit must lie in [1, {len(pool)}], the number of machine labels, got {size}."
@@ -107,6 +109,8 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
     DataError
         An answer is missing, belongs to no audited image, or names an unknown class.
     """
+    from medloop.report.page import write_report
+
     with Workspace.open(path) as workspace, workspace.locked():
         log = workspace.log
         drawn = log.events("audit", live=True)
@@ -140,6 +144,7 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
             round=asked["round"],
         )
         workspace.save_json("certificate.json", said)
+        write_report(workspace, workspace.load_json("metrics.json"))
         return said
 
 

@@ -95,6 +95,8 @@ def compare(
     """Compare two students on the same images: DeLong a class with Holm, McNemar, bootstrap."""
     rows: list[dict[str, Any]] = []
     for k, name in enumerate(classes):
+        if len(classes) == 2 and k == 0:
+            continue  # the AUC of one of two classes is that of the other
         positive = before.truth == k
         if not positive.any() or positive.all():
             continue

@@ -110,17 +110,22 @@ def do_no_harm(
     Examples
     --------
     >>> random = np.random.default_rng(0)
-    >>> truth = np.arange(200) % 2
-    >>> p = np.clip(truth * 0.2 + random.random(200) * 0.8, 0, 1)
-    >>> good = np.column_stack([1 - p, p])
-    >>> do_no_harm(Gate(), truth, good, good, np.arange(200), seed=0).passes
+    >>> truth, noise = np.arange(200) % 2, random.random(200)
+    >>> weak, good = (np.clip(truth * share + noise * (1 - share), 0, 1) for share in (0.1, 0.3))
+    >>> before, after = (np.column_stack([1 - p, p]) for p in (weak, good))
+    >>> do_no_harm(Gate(), truth, before, after, np.arange(200), seed=0).passes
     True
-    >>> do_no_harm(Gate(), truth, good, good[:, ::-1], np.arange(200), seed=0).passes
-    False
+    >>> do_no_harm(Gate(), truth, after, before, np.arange(200), seed=0).reason
+    'harm'
+    >>> do_no_harm(Gate(), truth, after, after, np.arange(200), seed=0).reason
+    'no_gain'
     """
     n_groups = len(np.unique(group))
     counts = np.bincount(truth, minlength=before.shape[1])
-    if n_groups < LEAST_GROUPS or (counts >= LEAST_OF_A_CLASS).sum() < 2:
+    difference, lower, upper = _NONE
+    if n_groups >= LEAST_GROUPS and (counts >= LEAST_OF_A_CLASS).sum() >= 2:
+        difference, lower, upper = _interval(gate, truth, before, after, group, seed)
+    if not np.isfinite([difference, lower]).all():  # also where one patient holds a whole class
         said = (
             f"{'Refused' if machine_taught else 'Kept unverified'}: {len(truth)} held-out labels "
             f"of {n_groups} patients are too few to show that the round does no harm."
@@ -128,23 +133,6 @@ def do_no_harm(
         reason = "too_few" if machine_taught else ""
         nan = float("nan")
         return Verdict(not machine_taught, reason, nan, nan, len(truth), n_groups, said)
-    if before.shape[1] == 2:
-        result = delong(truth == 1, before[:, 1], after[:, 1], group=group)
-        tested = non_inferiority(result, margin=gate.margin, confidence=gate.confidence)
-        difference, lower = tested.difference, tested.lower
-        upper = 2 * difference - lower  # the normal interval is symmetric
-    else:
-        drawn = bootstrap(
-            lambda t, a, b: weighted_auc(t, b) - weighted_auc(t, a),
-            truth,
-            before,
-            after,
-            group=group,
-            seed=seed,
-        )
-        difference = drawn.estimate
-        tail = 1 - gate.confidence
-        lower, upper = np.nanquantile(drawn.values, [tail, 1 - tail]).tolist()
     reason = ""
     if machine_taught and not lower > -gate.margin:
         reason = "harm"
@@ -158,4 +146,29 @@ def do_no_harm(
         f"the change is above {lower:+.3f}"
         + (f" (needed: above {-gate.margin:+.3f}, and a gain)." if machine_taught else ".")
     )
-    return Verdict(not reason, reason, float(difference), float(lower), len(truth), n_groups, said)
+    return Verdict(not reason, reason, difference, lower, len(truth), n_groups, said)
+
+
+_NONE = (float("nan"),) * 3
+
+
+def _interval(
+    gate: Gate, truth: Ints, before: Floats, after: Floats, group: Ints, seed: int
+) -> tuple[float, float, float]:
+    """Change of the weighted AUC, and its one-sided lower and upper bound."""
+    if before.shape[1] == 2:
+        result = delong(truth == 1, before[:, 1], after[:, 1], group=group)
+        tested = non_inferiority(result, margin=gate.margin, confidence=gate.confidence)
+        # the normal interval is symmetric
+        return tested.difference, tested.lower, 2 * tested.difference - tested.lower
+    drawn = bootstrap(
+        lambda t, a, b: weighted_auc(t, b) - weighted_auc(t, a),
+        truth,
+        before,
+        after,
+        group=group,
+        seed=seed,
+    )
+    tail = 1 - gate.confidence
+    lower, upper = np.quantile(drawn.values, [tail, 1 - tail]).tolist()
+    return drawn.estimate, lower, upper

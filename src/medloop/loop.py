@@ -132,6 +132,9 @@ def closed_loop(
     if last is None:
         last = Round(0, [step(part, None, 0) for part in parts], flipped=0)
         yield last
+    elif last.number and last.flipped == 0:  # it was cut before it could say so
+        yield Stopped("no_change", last.number)
+        return
     for number in range(last.number + 1, rounds + 1):
         made = [
             step(part, proposal.labels, number)

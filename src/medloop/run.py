@@ -69,7 +69,11 @@ def run(
             dataset = _scan(workspace, listing, config, progress, note)
             given = _given(workspace, listing, dataset)
             _label(workspace, dataset, given, config, progress, note)
-            return finish(workspace, note=note)
+            metrics = finish(workspace, note=note)
+            if not workspace.log.events("finished", live=True):
+                last = metrics["stopped"]["round"]
+                workspace.log.append(_op(workspace, "finished"), "finished", round=last)
+            return metrics
 
 
 def open_dataset(workspace: Workspace) -> Dataset:
@@ -171,18 +175,19 @@ def _same_sources(workspace: Workspace, listing: Listing) -> None:
 def _quarantine_conflicts(workspace: Workspace, listing: Listing) -> None:
     """Put aside byte-identical images that carry different labels."""
     found = workspace.table()
-    first: dict[str, int] = {}
-    clash: dict[int, int] = {}
+    labelled: dict[str, list[int]] = {}
     usable = found["status"] == "ok"
     for image, key in zip(
         found["id"][usable].tolist(), found["sha256"][usable].tolist(), strict=True
     ):
-        label = listing.table.label[image]
-        if not label:
-            continue
-        other = first.setdefault(key, image)
-        if listing.table.label[other] != label:
-            clash[image], clash[other] = other, image
+        if listing.table.label[image]:
+            labelled.setdefault(key, []).append(image)
+    clash: dict[int, int] = {}
+    for images in labelled.values():
+        for image in images:
+            others = [i for i in images if listing.table.label[i] != listing.table.label[image]]
+            if others:
+                clash[image] = others[0]
     with workspace.log.transaction():
         for image, other in sorted(clash.items()):
             workspace.quarantine(
@@ -242,6 +247,11 @@ def _label(
     log = workspace.log
     if log.events("stopped", live=True):
         return
+    if log.events("audit", live=True):
+        raise UsageError(
+            f"the labels of {workspace.folder} are frozen since an audit was drawn: answer it, "
+            "or use a new workspace for more rounds."
+        )
     pool = dataset.where(split="train")
     known = given.of(pool.id)
     student = make_student(config.student, config.student_options)
@@ -327,6 +337,7 @@ class _Judges:
         temperature = 1.0
         if len(held_out) >= _LEAST_FOR_TEMPERATURE:
             temperature = fit_temperature(held_out.probs, held_out.truth)
+            held_out = replace(held_out, probs=tempered(held_out.probs, temperature))
         student = made.best.student.with_temperature(temperature)
         best = replace(made.best, student=student)
         made = replace(made, proposals=[best, *made.proposals[1:]])
@@ -381,6 +392,10 @@ def finish(workspace: Workspace, *, note: Note = print) -> dict[str, Any]:
     counted = [event.round for event in log.events("round", live=True)]
     refused = [event.round for event in log.events("refused", live=True)]
     stopped = log.events("stopped", live=True)
+    if not counted:
+        raise UsageError(
+            f"{workspace.folder} has no finished round yet; run: medloop resume {workspace.folder}"
+        )
     classes = tuple(log.events("scan")[0].payload["classes"])
     first, last = (load_judged(workspace, number, "test") for number in (counted[0], counted[-1]))
     comparison = None

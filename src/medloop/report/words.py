@@ -1,45 +1,45 @@
-"""What happened, in a few lines of text."""
+"""What happened, in sentences: for the terminal and for the report."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+#: What a round can be judged by, and its name in a sentence.
+SETS = (("held_out", "held-out labels"), ("test", "the test split"))
+
+_AUDIT = 300
 
 
 def summary_words(workspace: Path, metrics: dict[str, Any], status: dict[str, Any]) -> str:
     """Say what a finished run made, and what to do next."""
     source = status["labels"]["by_source"]
+    machine = source.get("model", 0)
     lines = [
-        f"{source.get('model', 0):,} images labelled by round {metrics['round_in_use']} of "
+        f"{machine:,} images labelled by round {metrics['round_in_use']} of "
         f"{metrics['student']} ({metrics['mode']}), {source.get('human', 0):,} by a person."
     ]
     if metrics["stopped"]:
         lines.append(metrics["stopped"]["sentence"])
-    for name, words in (("held_out", "held-out labels"), ("test", "the test split")):
+    for name, words in SETS:
         rows = {row["number"]: row[name] for row in metrics["rounds"] if row[name]}
-        if rows:
+        if metrics["round_in_use"] in rows:
             first, last = rows[min(rows)], rows[metrics["round_in_use"]]
+            before = f"{_auc(first)} at round 0, " if first is not last else ""
             lines.append(
-                f"On {words} ({last['n']} images, {last['patients']} patients): weighted AUC "
-                f"{_interval(first, 'weighted_auc')} at round 0, "
-                f"{_interval(last, 'weighted_auc')} now; accuracy {last['accuracy']:.3f}."
+                f"On {words} ({last['n']:,} images, {last['patients']:,} patients): weighted AUC "
+                f"{before}{_auc(last)} now; accuracy {last['accuracy']:.3f}."
             )
     if metrics["leak"]:
-        lines.append("The split leaks (--allow-leak): every figure above may be too good.")
+        lines.append(leak_words(metrics["leak"]))
     lines.append(f"Report: {workspace / 'report.html'}")
-    lines.append(
-        f"Next: medloop certify {workspace} --error-rate 0.05 --audit 300, "
-        f"then medloop export {workspace} --format csv --out labels.csv"
-    )
+    then = f"medloop export {workspace} --format csv --out labels.csv"
+    if machine:
+        lines.append(f"Next: {certify_command(str(workspace), machine)}, then {then}")
+    else:
+        lines.append(f"Next: {then}")
     return "\n".join(lines)
-
-
-def _interval(figures: dict[str, Any], name: str) -> str:
-    low, high = figures[f"{name}_interval"]
-    value = figures[name]
-    if value is None:
-        return "unknown"
-    return f"{value:.3f}" if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def status_words(workspace: Path, status: dict[str, Any]) -> str:
@@ -53,3 +53,166 @@ def status_words(workspace: Path, status: dict[str, Any]) -> str:
     if status["certificate"]:
         lines.append(status["certificate"]["sentence"])
     return "\n".join(lines)
+
+
+# -- sentences ----------------------------------------------------------------------------------
+
+
+def leak_words(leak: dict[str, int]) -> str:
+    """Warn of a leak that was allowed.
+
+    Examples
+    --------
+    >>> leak_words({"patients": 2, "images": 0})
+    'The split leaks (--allow-leak), by 2 patients: every measured figure may be too good.'
+    """
+    by = [count_words(leak[what], what[:-1]) for what in ("patients", "images") if leak.get(what)]
+    how = f", by {' and '.join(by)}" if by else ""
+    return f"The split leaks (--allow-leak){how}: every measured figure may be too good."
+
+
+def certify_command(workspace: str, machine: int) -> str:
+    """Name the command that draws an audit of ``machine`` labels.
+
+    Examples
+    --------
+    >>> certify_command("WS", 80)
+    'medloop certify WS --error-rate 0.05 --audit 80'
+    """
+    return f"medloop certify {workspace} --error-rate 0.05 --audit {min(_AUDIT, machine)}"
+
+
+def change_words(comparison: dict[str, Any], *, first: int, last: int) -> list[str]:
+    """Say what changed on the test split between two rounds: weighted AUC, AUC a class, McNemar.
+
+    Parameters
+    ----------
+    comparison : dict
+        As :func:`medloop.evaluation.compare` returns it.
+    first, last : int
+        Numbers of the rounds.
+    """
+    said = []
+    change, interval = comparison["weighted_auc_difference"], comparison["weighted_auc_interval"]
+    if change is not None:
+        said.append(
+            f"From round {first} to round {last} the weighted AUC changed by "
+            f"{with_interval(change, interval, 3, sign=True)}: {_judgement(interval)}."
+        )
+    rows = comparison["delong"]
+    # of two classes one test says it all: their AUCs are the same
+    shown = rows[:1] if len(rows) == 2 and _same(*rows) else rows
+    for row in shown:
+        whose = f"The AUC of {row['class']}" if shown is rows else "The AUC of either class"
+        p = row["p"] if shown is not rows else row.get("p_holm", row["p"])
+        corrected = ", Holm-corrected" if shown is rows and len(rows) > 1 else ""
+        said.append(
+            f"{whose} changed by "
+            f"{with_interval(row['difference'], row['interval'], 3, sign=True)}, "
+            f"{p_words(p)} (DeLong, clustered by patient{corrected})."
+        )
+    paired = comparison["mcnemar"]
+    said.append(
+        f"{count_words(paired['only_after'], 'image')} became right and "
+        f"{paired['only_before']:,} became wrong, {p_words(paired['p'])} "
+        "(McNemar, which takes images as independent)."
+    )
+    return said
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(abs(one[name] - other[name]) < 1e-9 for name in ("before", "after"))
+
+
+def _judgement(interval: Sequence[float | None]) -> str:
+    low, high = interval
+    if low is None or high is None:
+        return "the data do not tell how sure that is"
+    if low > 0:
+        return "an improvement"
+    if high < 0:
+        return "a loss"
+    return "the interval holds zero, so this may be chance"
+
+
+# -- numbers ------------------------------------------------------------------------------------
+
+
+def with_interval(
+    value: float | None,
+    interval: Sequence[float | None] | None,
+    digits: int,
+    *,
+    sign: bool = False,
+) -> str:
+    """Write a number and its interval.
+
+    Examples
+    --------
+    >>> with_interval(0.7671, [0.68, 0.848], 2), with_interval(None, None, 2)
+    ('0.77 [0.68, 0.85]', 'unknown')
+    >>> with_interval(0.0058, [-0.0193, 0.0308], 3, sign=True)
+    '+0.006 [-0.019, +0.031]'
+    """
+    if value is None:
+        return "unknown"
+    form = f"{'+' if sign else ''}.{digits}f"
+    low, high = interval or (None, None)
+    if low is None or high is None:
+        return f"{value:{form}}"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def p_words(p: float | None) -> str:
+    """Write a p value.
+
+    Examples
+    --------
+    >>> p_words(0.65265), p_words(0.0351), p_words(1e-7), p_words(None)
+    ('p = 0.65', 'p = 0.035', 'p < 0.001', 'p unknown')
+    """
+    if p is None:
+        return "p unknown"
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.3f}"
+
+
+def count_words(count: int, what: str) -> str:
+    """Write a count and its noun.
+
+    Examples
+    --------
+    >>> count_words(1, "image"), count_words(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def one_of(names: Sequence[str]) -> str:
+    """List names as alternatives; say only how many where there are many.
+
+    Examples
+    --------
+    >>> one_of(["a", "b", "c"]), one_of([str(k) for k in range(50)])
+    ('a, b or c', 'one of 50 classes')
+    """
+    if len(names) > 8:
+        return f"one of {len(names)} classes"
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def shortened(text: str, most: int) -> str:
+    """Make a name fit to be shown: one line of printable characters, not too long.
+
+    Examples
+    --------
+    >>> shortened("carcinoma" + chr(8238) + " in situ", 14)
+    'carcinoma� in…'
+    """
+    plain = "".join(c if c.isprintable() else "\ufffd" for c in str(text))
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+
+
+def _auc(measured: dict[str, Any]) -> str:
+    return with_interval(measured["weighted_auc"], measured["weighted_auc_interval"], 3)

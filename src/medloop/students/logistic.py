@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from medloop.dataset import Dataset
 from medloop.errors import DataError
 from medloop.labels import Labels
-from medloop.students.calibration import adjust_logits, log_prior, softmax
+from medloop.students.calibration import (
+    adjust_logits,
+    fit_temperature,
+    log_prior,
+    softmax,
+    tempered,
+)
 
 Floats = NDArray[np.float64]
 
@@ -155,24 +161,31 @@ def logistic(x: Floats, target: Floats, weight: Floats, *, penalty: float) -> tu
 
 
 def choose_penalty(
-    x: Floats, target: Floats, weight: Floats, group: NDArray[np.int64], *, seed: int
+    x: Any, target: Floats, weight: Floats, group: NDArray[np.int64], *, seed: int
 ) -> float:
-    """Choose the penalty whose held-out likelihood over patients is best; the middle if none is."""
+    """Choose the penalty whose held-out likelihood over patients is best once it is calibrated.
+
+    Without the calibration, a strong penalty wins by saying little rather than by ranking well.
+    Where there are fewer than four patients, the penalty in the middle is taken.
+    """
     from medloop.prepare.split import group_folds
 
     if len(np.unique(group)) < 4:
         return PENALTIES[len(PENALTIES) // 2]
     class_id = target.argmax(axis=1)
     losses = np.zeros(len(PENALTIES))
-    for repeat in range(2 if len(x) < _FEW else 1):
+    for repeat in range(2 if len(class_id) < _FEW else 1):
         fold = group_folds(class_id, group, folds=5, seed=seed + repeat)
+        probs = np.full((len(PENALTIES), *target.shape), 1 / target.shape[1])
         for held_out in np.unique(fold):
             train, test = fold != held_out, fold == held_out
             if len(np.unique(class_id[train])) < 2:
                 continue
             for i, penalty in enumerate(PENALTIES):
                 weights, bias = logistic(x[train], target[train], weight[train], penalty=penalty)
-                probs = softmax(x[test] @ weights.T + bias)
-                loss = -(target[test] * np.log(np.clip(probs, 1e-12, 1))).sum(axis=1)
-                losses[i] += float((loss * weight[test]).sum())
+                probs[i, test] = softmax(np.asarray(x[test] @ weights.T) + bias)
+        for i in range(len(PENALTIES)):
+            said = tempered(probs[i], fit_temperature(probs[i], class_id))
+            loss = -(target * np.log(np.clip(said, 1e-12, 1))).sum(axis=1)
+            losses[i] += float((loss * weight).sum())
     return PENALTIES[int(np.argmin(losses))]

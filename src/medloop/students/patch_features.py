@@ -12,8 +12,9 @@ from medloop.errors import DataError
 
 Floats = NDArray[np.float32]
 
-#: Added to the variance of a patch, so that flat patches are not blown up to noise.
-_CONTRAST = 1e-3
+#: Added to the variance of a patch, so that flat patches are not blown up to noise: the 10 of
+#: Coates & Ng for grey levels up to 255.
+_CONTRAST = 10 / 255**2
 #: Added to the variance of each whitened direction.
 _WHITEN = 0.1
 #: Keeps squared distances above zero whatever the rounding.
