@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medloop.errors import DataError, did_you_mean
+from medloop.errors import DataError, ImageError, did_you_mean
+from medloop.labels import aligned, rows_of
 
 SPLITS = ("train", "val", "test")
+
+#: No detector counts this far; beyond it, differences of 32-bit floats overflow.
+_LARGEST = 1e30
 
 
 class Pixels(Protocol):
@@ -57,7 +62,7 @@ class Dataset:
     Raises
     ------
     DataError
-        Columns of different lengths, repeated ids, or an unknown split.
+        Columns of different lengths, repeated ids or classes, or an unknown split.
 
     Examples
     --------
@@ -82,38 +87,33 @@ class Dataset:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "file", np.asarray(self.file, object))
+        put(self, "file", aligned("file", self.file, np.object_, None))
+        if isinstance(self.classes, str) or len(set(self.classes)) < len(tuple(self.classes)):
+            raise DataError(f"classes must be distinct names, got {self.classes!r}.")
         put(self, "classes", tuple(self.classes))
         n = len(self.file)
-        ids = np.arange(n) if self.id is None else np.asarray(self.id, np.int64)
-        put(self, "id", ids)
-        put(self, "group", ids if self.group is None else np.asarray(self.group, np.int64))
-        split = np.full(n, "train") if self.split is None else np.asarray(self.split, "U5")
-        put(self, "split", split)
+        put(self, "id", aligned("id", np.arange(n) if self.id is None else self.id, np.int64, n))
+        group = self.id if self.group is None else self.group
+        put(self, "group", aligned("group", group, np.int64, n))
+        split = np.full(n, "train") if self.split is None else self.split
+        put(self, "split", aligned("split", split, np.str_, n))
         if self.sha256 is not None:
-            put(self, "sha256", np.asarray(self.sha256, "U64"))
-        for name, column in self._aligned().items():
-            if column.shape != (n,):
-                raise DataError(f"{name} must have shape ({n},), got {column.shape}.")
-        if len(np.unique(ids)) != n:
+            put(self, "sha256", aligned("sha256", self.sha256, np.str_, n))
+        for name, column in self.columns.items():
+            if np.shape(column) != (n,):
+                raise DataError(f"{name} must have shape ({n},), got {np.shape(column)}.")
+        if len(np.unique(self.id)) != n:
             raise DataError("id must hold distinct numbers.")
-        unknown = set(np.unique(split).tolist()) - set(SPLITS)
+        unknown = sorted(set(np.unique(self.split).tolist()) - set(SPLITS))
         if unknown:
-            name = sorted(unknown)[0]
-            raise DataError(f"unknown split {name!r}.{did_you_mean(name, SPLITS)}")
-
-    def _aligned(self) -> dict[str, NDArray[Any]]:
-        plain = {"file": self.file, "id": self.id, "group": self.group, "split": self.split}
-        if self.sha256 is not None:
-            plain["sha256"] = self.sha256
-        return {**plain, **self.columns}
+            raise DataError(f"unknown split {unknown[0]!r}.{did_you_mean(unknown[0], SPLITS)}")
 
     def __len__(self) -> int:
         return len(self.file)
 
     def __getitem__(self, rows: ArrayLike | slice) -> Dataset:
         """Take rows by mask, slice or position; ids stay as they are."""
-        rows = rows if isinstance(rows, slice) else np.asarray(rows)
+        rows = rows_of(rows, len(self))
         return replace(
             self,
             file=self.file[rows],
@@ -121,11 +121,19 @@ class Dataset:
             group=self.group[rows],
             split=self.split[rows],
             sha256=None if self.sha256 is None else self.sha256[rows],
-            columns={name: column[rows] for name, column in self.columns.items()},
+            columns={name: np.asarray(column)[rows] for name, column in self.columns.items()},
         )
 
     def where(self, *, split: str | None = None, images: ArrayLike | None = None) -> Dataset:
-        """Keep the images of one split, or those with these ids (in the order of the table)."""
+        """Keep the images of one split, or those with these ids (in the order of the table).
+
+        Raises
+        ------
+        DataError
+            There is no such split.
+        """
+        if split is not None and split not in SPLITS:
+            raise DataError(f"unknown split {split!r}.{did_you_mean(split, SPLITS)}")
         keep = np.ones(len(self), bool)
         if split is not None:
             keep &= self.split == split
@@ -141,16 +149,21 @@ class Dataset:
         DataError
             An id is not in the table.
         """
-        images = np.asarray(images, np.int64)
-        order = np.argsort(self.id, kind="stable")
-        if len(order) == 0 and len(images):
-            raise DataError(f"image {images[0]} is not in this data set of 0 images.")
+        images = aligned("images", images, np.int64, None)
+        order = self._order
         at = np.searchsorted(self.id, images, sorter=order)
-        rows = order[np.minimum(at, len(order) - 1)] if len(order) else order
-        if not np.array_equal(self.id[rows], images):
-            bad = int(images[np.argmax(self.id[rows] != images)])
-            raise DataError(f"image {bad} is not in this data set of {len(self)} images.")
+        found = at < len(self)
+        rows = order[at[found]]
+        found[found] = self.id[rows] == images[found]
+        if not found.all():
+            bad = int(images[np.argmin(found)])
+            raise DataError(f"image {bad} is not in this data set of {len(self):,} images.")
         return np.asarray(rows, dtype=np.int64)
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        # sorted once: images are asked for one by one, a million times
+        return np.argsort(self.id, kind="stable")
 
     def image(self, image: int) -> NDArray[Any]:
         """Read the pixels of the image with this id: (h, w) or (h, w, 3), as stored."""
@@ -183,6 +196,36 @@ class ArrayPixels:
     def decode(self, data: bytes, name: str) -> NDArray[Any]:
         """Return one image as stored; the bytes are not needed."""
         part, _, number = name.rpartition("/")
-        if part not in self.parts or not number.isdigit():
-            raise DataError(f"no image {name!r}; parts are {sorted(self.parts)}.")
-        return np.asarray(self.parts[part][int(number)])
+        images = self.parts.get(part)
+        known = images is not None and number.isdecimal() and int(number) < len(images)
+        if images is None or not known:
+            held = ", ".join(f"{part} of {len(images)}" for part, images in self.parts.items())
+            raise ImageError(f"no image {name!r}; there are {held or 'none'}.")
+        return usable(np.asarray(images[int(number)]), name)
+
+
+def usable(pixels: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return pixels that a student can learn from, or refuse them.
+
+    Raises
+    ------
+    ImageError
+        There are none, or a value is not finite or beyond 1e30.
+
+    Examples
+    --------
+    >>> usable(np.array([[np.nan]]), "a.tif")
+    Traceback (most recent call last):
+    ...
+    medloop.errors.ImageError: a.tif has a pixel of nan, expected finite values below 1e+30.
+    """
+    if pixels.size == 0:
+        raise ImageError(f"{name} has no pixels: its shape is {pixels.shape}.")
+    if pixels.dtype.kind == "f":
+        fits = abs(pixels) < _LARGEST
+        if not fits.all():
+            raise ImageError(
+                f"{name} has a pixel of {pixels[~fits][0]}, expected finite values "
+                f"below {_LARGEST:g}."
+            )
+    return pixels

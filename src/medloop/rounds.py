@@ -65,9 +65,13 @@ def load_round(
     ):
         path = folder / name
         if not path.exists() or sha256_of(path) != hashes[key]:
+            remedy = (
+                f"run: medloop rollback {workspace.folder} --to-round {number - 1}"
+                if number
+                else "use a new workspace."
+            )
             raise WorkspaceError(
-                f"{path} is missing or changed since round {number} was written; "
-                f"run: medloop rollback {workspace.folder} --to-round {max(number - 1, 0)}"
+                f"{path} is missing or changed since round {number} was written; {remedy}"
             )
     student = load_student(folder / "student")
     chains = load((folder / _CHAINS).read_bytes())["probs"].astype(np.float64)
@@ -77,11 +81,22 @@ def load_round(
 
 
 def load_judged(workspace: Workspace, number: int, name: str) -> Judged:
-    """Read back the ``"test"`` or ``"held_out"`` images of a round, as they were judged."""
+    """Read back the ``"test"`` or ``"held_out"`` images of a round, as they were judged.
+
+    Raises
+    ------
+    WorkspaceError
+        The file is missing or broken.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    arrays = load((workspace.round_folder(number) / _JUDGED).read_bytes())
-    return Judged(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(Judged)})
+    path = workspace.round_folder(number) / _JUDGED
+    try:
+        arrays = load(path.read_bytes())
+        return Judged(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(Judged)})
+    except (OSError, KeyError, SafetensorError) as error:
+        raise WorkspaceError(f"{path} cannot be read: {error}.") from None
 
 
 def round_about(workspace: Workspace, number: int) -> dict[str, Any]:

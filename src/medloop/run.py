@@ -20,6 +20,7 @@ from medloop.labels import HUMAN, MODEL, Labels
 from medloop.loop import Round, Stopped, closed_loop
 from medloop.prepare.split import find_leaks, group_folds, group_numbers
 from medloop.progress import Progress, silent
+from medloop.read.image import shown
 from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
 from medloop.recipes.few_labels import FewLabels, steps
@@ -140,7 +141,7 @@ def _scan(
         file, reason, _ = quarantined[0]
         note(
             f"{len(quarantined):,} files are quarantined and listed in "
-            f"{workspace.path('quarantine.csv')}, such as {file}: {reason}"
+            f"{workspace.path('quarantine.csv')}, such as {shown(file)}: {reason}"
         )
     if len(dataset) == 0:
         raise DataError(f"none of the {len(listing):,} images can be read.")

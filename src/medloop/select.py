@@ -16,6 +16,7 @@ from medloop.read.scan import scan
 from medloop.recipes.few_labels import FewLabels
 from medloop.run import Note
 from medloop.store.files import writing
+from medloop.students import make_student
 from medloop.students.patches import Patches
 
 METHODS = ("typiclust",)
@@ -59,7 +60,7 @@ def typiclust(features: NDArray[np.float32], budget: int, *, seed: int) -> NDArr
             chosen.append(rows[0])
             continue
         k = min(_NEIGHBOURS, len(rows) - 1)
-        distance, _ = NearestNeighbors(n_neighbors=k + 1).fit(features[rows]).kneighbors()
+        distance, _ = NearestNeighbors(n_neighbors=k).fit(features[rows]).kneighbors()
         chosen.append(rows[int(distance.mean(axis=1).argmin())])
     return np.array(chosen, np.int64)
 
@@ -101,9 +102,11 @@ def select_images(
     if not 1 <= budget <= len(good):
         raise UsageError(f"--budget must lie in [1, {len(good)}], got {budget}.")
     dataset = Dataset(pixels=listing.pixels, file=np.array(good, object), classes=())
-    student = Patches().prepare(dataset, seed=config.seed, progress=progress)
+    options = config.student_options if config.student == Patches.name else {}
+    student = make_student(Patches.name, options)
+    student = student.prepare(dataset, seed=config.seed, progress=progress)
     student = student.remember(dataset, folder=folder / "cache", progress=progress)
-    if student.features is None:
+    if not isinstance(student, Patches) or student.features is None:
         raise UsageError("the student remembers no features.")
     chosen = typiclust(student.features.of(dataset.id), budget, seed=config.seed)
     files = [good[row] for row in chosen]

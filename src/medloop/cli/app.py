@@ -93,6 +93,8 @@ def few_labels(
         "allow_leak": allow_leak or None,
     }
     resolved = resolve(FewLabels, given, settings or [], config)
+    if resolved.labels is not None:  # a run is resumed from any folder
+        resolved = resolved.model_copy(update={"labels": str(Path(resolved.labels).absolute())})
     if select is not None:
         _select(resolved, workspace, select, budget, as_json=as_json)
         return
@@ -135,7 +137,8 @@ def resume(workspace: WS, as_json: Json = False) -> None:
     from medloop.recipes.few_labels import FewLabels
     from medloop.store.workspace import Workspace
 
-    with Workspace.open(workspace, read_only=True) as opened:
+    # not read-only: a run may have been cut before there was anything to read
+    with Workspace.open(workspace) as opened:
         config = FewLabels(**opened.config)
     _run(workspace, config, as_json=as_json)
 

@@ -11,7 +11,7 @@ from typing import Any
 from medloop import __version__
 from medloop.engine.local import cores
 
-_NEEDED = ("numpy", "scipy", "scikit-learn", "Pillow", "tifffile", "safetensors", "matplotlib")
+_NEEDED = ("numpy", "scipy", "scikit-learn", "Pillow", "safetensors", "matplotlib")
 _OPTIONAL = {"torch": "student 'network'", "transformers": "pretrained models"}
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from medloop.errors import UsageError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,12 +41,25 @@ def map_batches(
     workers : int, optional
         Threads; one for each core where not given.
 
+    Raises
+    ------
+    UsageError
+        ``batch`` or ``workers`` is below 1.
+
     Examples
     --------
     >>> list(map_batches(sum, [1, 2, 3, 4, 5], batch=2))
     [3, 7, 5]
     """
-    workers = workers or cores()
+    workers = cores() if workers is None else workers
+    if batch < 1 or workers < 1:
+        raise UsageError(f"batch and workers must be at least 1, got {batch} and {workers}.")
+    return _in_order(function, items, batch, workers)
+
+
+def _in_order(
+    function: Callable[[Sequence[Item]], Result], items: Sequence[Item], batch: int, workers: int
+) -> Iterator[Result]:
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Result]] = deque()
     try:

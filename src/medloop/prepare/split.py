@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,43 +9,51 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medloop.errors import DataError
+from medloop.labels import aligned
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Patients and byte-identical images that stand on more than one side of a split."""
+    """Patients and byte-identical images that stand on more than one side of a split.
 
-    patients: list[tuple[str, list[str]]]
+    Each is told by files and the splits they stand in; a patient by one file a split, and never
+    by name, because what is said here ends in logs.
+    """
+
+    patients: list[tuple[list[str], list[str]]]
     images: list[tuple[list[str], list[str]]]
 
     def __bool__(self) -> bool:
         return bool(self.patients or self.images)
 
     def sentence(self, most: int = 5) -> str:
-        """Say in one sentence who stands on both sides."""
-        said = []
-        if self.patients:
-            named = ", ".join(
-                f"{who} ({' and '.join(where)})" for who, where in self.patients[:most]
-            )
-            more = len(self.patients) - most
-            said.append(
-                f"{len(self.patients)} patients stand in more than one split: {named}"
-                + (f" and {more} more" if more > 0 else "")
-            )
-        if self.images:
-            named = ", ".join(
-                f"{' = '.join(files)} ({' and '.join(where)})"
-                for files, where in self.images[:most]
-            )
-            more = len(self.images) - most
-            said.append(
-                f"{len(self.images)} byte-identical images stand in more than one split: {named}"
-                + (f" and {more} more" if more > 0 else "")
-            )
-        return "; ".join(said) + "."
+        """Say in one sentence which files tell who stands on both sides."""
+        said = [
+            _across(self.patients, "patient stands", "patients stand", " and ", most),
+            _across(
+                self.images,
+                "byte-identical image stands",
+                "byte-identical images stand",
+                " = ",
+                most,
+            ),
+        ]
+        return "; ".join(filter(None, said)) + "."
+
+
+def _across(
+    found: list[tuple[list[str], list[str]]], one: str, many: str, joint: str, most: int
+) -> str:
+    if not found:
+        return ""
+    named = ", ".join(
+        f"{joint.join(files[:most])} ({' and '.join(splits)})" for files, splits in found[:most]
+    )
+    more = f" and {len(found) - most:,} more" if len(found) > most else ""
+    count = f"{len(found):,} {one if len(found) == 1 else many}"
+    return f"{count} in more than one split: {named}{more}"
 
 
 def find_leaks(
@@ -64,22 +70,35 @@ def find_leaks(
     --------
     >>> leak = find_leaks(["a", "b"], ["p1", "p1"], ["train", "test"], ["", ""])
     >>> leak.sentence()
-    '1 patients stand in more than one split: p1 (test and train).'
+    '1 patient stands in more than one split: a and b (test and train).'
     """
-    by_patient: dict[str, set[str]] = defaultdict(set)
-    by_hash: dict[str, list[int]] = defaultdict(list)
-    for row, (who, part, key) in enumerate(zip(patient, split, sha256, strict=True)):
-        if who:
-            by_patient[who].add(part)
-        if key:
-            by_hash[key].append(row)
-    patients = [(who, sorted(parts)) for who, parts in by_patient.items() if len(parts) > 1]
-    images = []
-    for rows in by_hash.values():
-        parts = sorted({split[row] for row in rows})
-        if len(parts) > 1:
-            images.append(([file[row] for row in rows], parts))
+    patients = []
+    for rows in _on_both_sides(patient, split):
+        first_of = {split[row]: file[row] for row in reversed(rows)}
+        patients.append(
+            (
+                [first_of[part] for part in dict.fromkeys(split[row] for row in rows)],
+                sorted(first_of),
+            )
+        )
+    images = [
+        ([file[row] for row in rows], sorted({split[row] for row in rows}))
+        for rows in _on_both_sides(sha256, split)
+    ]
     return Leak(patients, images)
+
+
+def _on_both_sides(column: Sequence[str], split: Sequence[str]) -> list[list[int]]:
+    first: dict[str, str] = {}
+    torn: dict[str, list[int]] = {}
+    for key, part in zip(column, split, strict=True):
+        if key and first.setdefault(key, part) != part:
+            torn[key] = []
+    if torn:
+        for row, key in enumerate(column):
+            if key in torn:
+                torn[key].append(row)
+    return list(torn.values())
 
 
 def group_numbers(patient: Sequence[str], sha256: Sequence[str]) -> Ints:
@@ -122,12 +141,16 @@ def group_numbers(patient: Sequence[str], sha256: Sequence[str]) -> Ints:
 def group_folds(class_id: ArrayLike, group: ArrayLike, *, folds: int, seed: int) -> Ints:
     """Deal rows to folds so that no group is cut and the classes are spread evenly.
 
+    The largest groups are dealt first, each to the fold that holds least of its classes, and of
+    equal folds to the emptiest; no fold stays empty.
+
     Parameters
     ----------
     class_id, group : (n,) int
     folds : int
-        At least 2; fewer are made where there are fewer groups.
+        At least 2; fewer are made where there are fewer groups, or fewer rows of every class.
     seed : int
+        Deals groups of one size in another order.
 
     Returns
     -------
@@ -137,7 +160,7 @@ def group_folds(class_id: ArrayLike, group: ArrayLike, *, folds: int, seed: int)
     Raises
     ------
     DataError
-        There is only one group.
+        There is only one group, or less than two folds are asked for.
 
     Examples
     --------
@@ -145,18 +168,33 @@ def group_folds(class_id: ArrayLike, group: ArrayLike, *, folds: int, seed: int)
     >>> sorted(fold[:2].tolist() + fold[2:].tolist())
     [0, 0, 1, 1]
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    class_id, group = np.asarray(class_id), np.asarray(group)
-    n_groups = len(np.unique(group))
+    if folds < 2:
+        raise DataError(f"folds must be at least 2, got {folds}.")
+    _, class_of = np.unique(aligned("class_id", class_id, np.int64, None), return_inverse=True)
+    _, group_of = np.unique(aligned("group", group, np.int64, len(class_of)), return_inverse=True)
+    n_groups = int(group_of.max()) + 1 if len(group_of) else 0
     if n_groups < 2:
         raise DataError(f"folds by patient need at least 2 patients, got {n_groups}.")
-    largest = int(np.bincount(class_id).max())
-    folds = min(folds, n_groups, max(largest, 2))
-    fold = np.zeros(len(class_id), np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class with fewer images than folds is no surprise here
-        splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        for number, (_, held_out) in enumerate(splits.split(class_id, class_id, group)):
-            fold[held_out] = number
-    return fold
+    per_class = np.bincount(class_of)
+    folds = min(folds, n_groups, max(int(per_class.max()), 2))
+    # rows sorted by group: those of group g lie between start[g] and start[g + 1]
+    rows = np.argsort(group_of, kind="stable")
+    size = np.bincount(group_of)
+    start = np.concatenate([[0], np.cumsum(size)])
+    class_of = class_of[rows]
+    shuffled = np.random.default_rng(seed).permutation(n_groups)
+    order = shuffled[np.argsort(-size[shuffled], kind="stable")]
+    # Rows already dealt, by class and fold. A class counts by its square share, which makes this
+    # the greedy way to even shares; the total decides only between equals.
+    weight = 1.0 / per_class**2
+    dealt = np.zeros((len(per_class), folds))
+    total = np.zeros(folds)
+    least = 1e-3 * weight.min() / len(rows)
+    fold_of = np.zeros(n_groups, np.int64)
+    for number in order.tolist():
+        its = class_of[start[number] : start[number + 1]]
+        fold = int(np.argmin(weight[its] @ dealt[its] + least * total))
+        fold_of[number] = fold
+        np.add.at(dealt[:, fold], its, 1)
+        total[fold] += len(its)
+    return fold_of[group_of]

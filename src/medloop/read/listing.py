@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.dataset import ArrayPixels, Pixels
+from medloop.dataset import SPLITS, ArrayPixels, Pixels
 from medloop.errors import DataError, ImageError, UsageError
-from medloop.read.image import SUFFIXES, FolderPixels, inside
+from medloop.read.image import MAX_BYTES, SUFFIXES, FolderPixels, inside, shown
 from medloop.read.table import Table, class_names, read_table
 
 
@@ -24,7 +25,7 @@ class Listing:
     pixels: Pixels
     table: Table
     classes: tuple[str, ...]
-    missing: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -41,7 +42,8 @@ def list_images(
     """Bring a folder (or a MedMNIST-style npz) and a table together.
 
     Without a table, the folders below ``images`` are the classes (images at the top are to be
-    labelled), and an npz brings its own labels and splits.
+    labelled); where all of them are called train, val or test, they are the splits and the
+    folders below them the classes. An npz brings its own labels and splits.
 
     Parameters
     ----------
@@ -61,22 +63,25 @@ def list_images(
     DataError
         There is no image, or the labels make no sense.
     """
-    if not images.exists():
-        raise UsageError(f"no images at {images}.")
+    missing: list[tuple[str, str]] = []
     if images.is_dir():
         pixels: Pixels = FolderPixels(images)
         found = find_images(images)
+        missing = [(_text(name), _UNUSABLE) for name in found if not _usable(name)]
+        found = [name for name in found if _usable(name)]
         own = _from_folders(images, found)
-    elif images.suffix == ".npz":
+    elif images.suffix == ".npz" and images.is_file():
         pixels, own = _from_npz(images)
         found = own.file
-    else:
+    elif images.exists():
         raise UsageError(f"{images} must be a folder or an .npz file.")
-    table = own if labels is None else read_table(labels)
+    else:
+        raise UsageError(f"no images at {images}.")
     notes: list[str] = []
-    missing: list[tuple[str, str]] = []
+    table = own
     if labels is not None:
-        table, missing, notes = _meet(table, found, images)
+        table, imageless, notes = _meet(read_table(labels), found, images)
+        missing += imageless
     if not table.file:
         raise DataError(f"{images} holds no image ({', '.join(SUFFIXES)}).")
     names: tuple[str, ...] = tuple(classes or ())
@@ -90,8 +95,22 @@ def list_images(
     return Listing(pixels, table, names, missing, notes)
 
 
+_UNUSABLE = "its name holds a backslash or is not UTF-8: rename the file"
+
+
+def _usable(name: str) -> bool:
+    # tables write backslashes for slashes, and the store holds text
+    return "\\" not in name and _text(name) == name
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def find_images(folder: Path) -> list[str]:
     """Name every image file below a folder, sorted, without hidden ones.
+
+    A link to a file is named like a file; a link to a folder is not followed.
 
     Raises
     ------
@@ -115,8 +134,11 @@ def find_images(folder: Path) -> list[str]:
 
 
 def _from_folders(folder: Path, files: list[str]) -> Table:
-    labels = [name.split("/")[0] if "/" in name else "" for name in files]
-    return _table(folder, files, labels)
+    above = [name.split("/")[:-1] for name in files]
+    if {folders[0] if folders else "" for folders in above} <= set(SPLITS):
+        split = [folders[0] for folders in above]
+        return _table(folder, files, [(folders[1:] or [""])[0] for folders in above], split)
+    return _table(folder, files, [(folders or [""])[0] for folders in above])
 
 
 def _table(
@@ -141,8 +163,10 @@ def _meet(
                 missing.append(
                     (file, f"line {table.line[row]} of {table.path.name}: no such image")
                 )
-        except (ImageError, OSError) as error:
-            missing.append((file, str(error)))
+        except ImageError as error:
+            missing.append((file, f"line {table.line[row]} of {table.path.name}: {error}"))
+        except OSError as error:  # a name longer than the system allows
+            missing.append((file, f"line {table.line[row]} of {table.path.name}: {error.strerror}"))
     if not keep:
         raise DataError(
             f"no row of {table.path} has an image in {images}: its first file is {table.file[0]!r}."
@@ -169,38 +193,67 @@ def _meet(
     if n:
         notes.append(
             f"{n:,} of {len(there):,} images have no row in {table.path.name}, such as "
-            f"{rowless[0]}: they are labelled too, each as a patient of its own."
+            f"{shown(rowless[0])}: they are labelled too, each as a patient of its own."
         )
     return met, missing, notes
 
 
+#: Pixels shrink a few times; what shrinks a thousand times was made to fill the memory.
+_MAX_RATIO = 200
+
+
 def _from_npz(path: Path) -> tuple[ArrayPixels, Table]:
     """Read a MedMNIST-style file: ``<split>_images`` (n, h, w[, 3]) and ``<split>_labels``."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays: dict[str, NDArray[Any]] = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is not an npz file of plain arrays: {error}.") from None
-    parts, labels, split = {}, [], []
-    for part in ("train", "val", "test"):
-        images = arrays.get(f"{part}_images")
+    arrays = _arrays(path)
+    parts: dict[str, NDArray[Any]] = {}
+    labels: list[str] = []
+    split: list[str] = []
+    for part in SPLITS:
+        images, own = arrays.get(f"{part}_images"), arrays.get(f"{part}_labels")
         if images is None:
+            if own is not None:
+                raise DataError(f"{path} has {part}_labels, but no {part}_images.")
             continue
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
             raise DataError(
                 f"{path}: {part}_images must have shape (n, h, w) or (n, h, w, 3), "
                 f"got {images.shape}."
             )
+        if images.dtype.kind not in "uifb":
+            raise DataError(f"{path}: {part}_images must hold numbers, got {images.dtype}.")
         parts[part] = images
-        own = arrays.get(f"{part}_labels")
-        flat = (
-            [""] * len(images)
-            if own is None
-            else [str(v) for v in own.reshape(len(images), -1)[:, 0]]
-        )
-        labels += flat
+        labels += [""] * len(images) if own is None else _flat(path, part, own, len(images))
         split += [part] * len(images)
     if not parts:
-        raise DataError(f"{path} has no train_images; its arrays are {sorted(arrays)}.")
+        held = ", ".join(sorted(arrays)) or "none"
+        raise DataError(f"{path} has no train_images, val_images or test_images; it has {held}.")
     pixels = ArrayPixels(parts)
     return pixels, _table(path, list(pixels.names()), labels, split)
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    limit = max(_MAX_RATIO * path.stat().st_size, MAX_BYTES)
+    try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(entry.file_size for entry in packed.infolist())
+        if size > limit:
+            raise DataError(f"{path} unpacks to {size:,} bytes, at most {limit:,} are read.")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen classes
+        line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(f"{path} is not an npz file of plain arrays: {line}.") from None
+
+
+def _flat(path: Path, part: str, labels: NDArray[Any], n: int) -> list[str]:
+    if labels.shape not in ((n,), (n, 1)):
+        raise DataError(
+            f"{path}: {part}_labels must have shape ({n},) or ({n}, 1), one class an image, "
+            f"got {labels.shape}."
+        )
+    whole = labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
+    if labels.dtype.kind not in "iubU" and not whole:
+        raise DataError(f"{path}: {part}_labels must be whole numbers or text, got {labels.dtype}.")
+    return [str(value) for value in (labels.astype(np.int64) if whole else labels).ravel().tolist()]

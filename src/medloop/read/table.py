@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from medloop.dataset import SPLITS
 from medloop.errors import DataError, UsageError, did_you_mean
 
-#: Columns with a meaning here; the rest is carried along.
-KNOWN = ("file", "label", "patient", "split")
+if TYPE_CHECKING:
+    from _csv import Reader
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Table:
 def read_table(path: Path, *, required: Sequence[str] = ("file", "label")) -> Table:
     """Read a CSV (comma, semicolon or tab; UTF-8) of labels.
 
-    Rows that repeat a file with the same label are merged.
+    Rows that repeat a file with the same label, patient and split are merged; the first one
+    counts. In ``file``, a backslash is a slash and ``./a.png`` is ``a.png``.
 
     Parameters
     ----------
@@ -43,100 +46,157 @@ def read_table(path: Path, *, required: Sequence[str] = ("file", "label")) -> Ta
     Raises
     ------
     UsageError
-        There is no such file.
+        There is no such file, or it cannot be opened.
     DataError
-        It is not UTF-8 text, a column is missing, a row has too many cells, a split is unknown,
-        or two rows give one file different labels, patients or splits.
+        It is not UTF-8 text, a column is missing, a row has too many cells, a quote is not
+        closed, a split is unknown, or two rows give one file different labels, patients or
+        splits.
     """
     if not path.is_file():
         raise UsageError(f"no table at {path}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            header = stream.readline()
+            stream.seek(0)
+            delimiter = max(",;\t", key=header.count)
+            # strict: a quote that is never closed would swallow the rest of the table
+            reader = csv.reader(_text(stream, path), delimiter=delimiter, strict=True)
+            return _read_rows(path, reader, required)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: byte {error.start} is not.") from None
-    if "\0" in text:
-        raise DataError(f"{path} holds zero bytes, expected a CSV of text.")
-    header, _, _ = text.partition("\n")
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    names = [name.strip() for name in next(reader, [])]
-    for name in required:
-        if name not in names:
-            known = ", ".join(names) or "none"
-            raise DataError(f"{path} has no column {name!r}; its columns are {known}.")
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated:
-        raise DataError(f"{path} has the column {sorted(repeated)[0]!r} twice.")
-    rows: dict[str, tuple[int, dict[str, str]]] = {}
+        raise DataError(
+            f"{path} is not UTF-8 text: {error.object[error.start : error.start + 1]!r} is not; "
+            "save it as CSV UTF-8."
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
+    for line in lines:
+        if "\0" in line:
+            raise DataError(f"{path} holds zero bytes, expected a CSV of text.")
+        yield line
+
+
+def _read_rows(path: Path, reader: Reader, required: Sequence[str]) -> Table:
+    row_of: dict[str, int] = {}
+    lines: list[int] = []
+    after = 0
     try:
+        names = [name.strip() for name in next(reader, [])]
+        columns = _named_columns(path, names, required)
+        after = reader.line_num
         for cells in reader:
+            line, after = after + 1, reader.line_num  # a quoted cell may take several lines
             if not any(cell.strip() for cell in cells):
                 continue
-            _add(rows, path, reader.line_num, names, cells)
+            row = _row(path, line, names, cells)
+            first = row_of.setdefault(row["file"], len(lines))
+            if first == len(lines):
+                lines.append(line)
+                for name, column in columns.items():
+                    column.append(row[name])
+            else:
+                _same(path, line, row, lines[first], columns, first)
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}.") from None
-    values = [row for _, row in rows.values()]
-    extra = [name for name in names if name not in KNOWN and name]
+        raise DataError(f"{path} line {after + 1}: {error}.") from None
+    empty = [""] * len(lines)
     return Table(
         path=path,
-        line=[line for line, _ in rows.values()],
-        file=list(rows),
-        label=[row.get("label", "") for row in values],
-        patient=[row.get("patient", "") for row in values],
-        split=[row.get("split", "") for row in values],
-        columns={name: [row[name] for row in values] for name in extra},
+        line=lines,
+        file=columns.pop("file", empty),
+        label=columns.pop("label", empty),
+        patient=columns.pop("patient", empty),
+        split=columns.pop("split", empty),
+        columns=columns,
         has_patient="patient" in names,
     )
 
 
-def _add(
-    rows: dict[str, tuple[int, dict[str, str]]],
-    path: Path,
-    line: int,
-    names: list[str],
-    cells: list[str],
-) -> None:
+def _named_columns(path: Path, names: list[str], required: Sequence[str]) -> dict[str, list[str]]:
+    for name in ("file", *required):
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise DataError(f"{path} has no column {name!r}; its columns are {known}.")
+    columns: dict[str, list[str]] = {}
+    for name in filter(None, names):  # a spreadsheet leaves columns without a name at the end
+        if name in columns:
+            raise DataError(f"{path} has the column {name!r} twice.")
+        columns[name] = []
+    return columns
+
+
+def _row(path: Path, line: int, names: list[str], cells: list[str]) -> dict[str, str]:
     if len(cells) > len(names):
         raise DataError(f"{path} line {line}: {len(cells)} cells, but {len(names)} columns.")
-    row = dict.fromkeys(names, "") | {
-        name: cell.strip() for name, cell in zip(names, cells, strict=False)
-    }
-    file = row.pop("file")
-    if not file:
+    row = dict(zip_longest(names, map(str.strip, cells), fillvalue=""))
+    for name in ("label", "patient", "split"):
+        if name in row:
+            row[name] = sys.intern(row[name])  # few values, many rows
+    if not row["file"]:
         raise DataError(f"{path} line {line}: the file is empty.")
+    row["file"] = slashed(row["file"])
     split = row.get("split", "")
     if split and split not in SPLITS:
         raise DataError(
             f"{path} line {line}: unknown split {split!r}.{did_you_mean(split, SPLITS)}"
         )
-    if file in rows:
-        first_line, first = rows[file]
-        for name in ("label", "patient", "split"):
-            if first.get(name, "") != row.get(name, ""):
-                raise DataError(
-                    f"{path} line {line}: {file} has {name} {row[name]!r}, "
-                    f"but {first[name]!r} in line {first_line}."
-                )
-        return
-    rows[file] = (line, row)
+    return row
+
+
+def _same(
+    path: Path,
+    line: int,
+    row: dict[str, str],
+    first_line: int,
+    columns: dict[str, list[str]],
+    first: int,
+) -> None:
+    for name in ("label", "patient", "split"):
+        if name in columns and columns[name][first] != row[name]:
+            # a patient is not named: errors end in logs
+            values = "", ""
+            if name != "patient":
+                values = f" {row[name]!r}", f" {columns[name][first]!r}"
+            raise DataError(
+                f"{path} line {line}: {row['file']} has another {name}{values[0]} "
+                f"than{values[1]} in line {first_line}."
+            )
+
+
+def slashed(name: str) -> str:
+    r"""Write a relative file name in one way, whichever system it comes from.
+
+    Examples
+    --------
+    >>> slashed(".\\cat\\1.png"), slashed("cat//1.png")
+    ('cat/1.png', 'cat/1.png')
+    """
+    plain = name.replace("\\", "/")
+    if "//" in plain or "./" in plain or plain.endswith("/"):
+        return str(PurePosixPath(plain))  # keeps a leading slash and "..", which are refused
+    return plain
 
 
 def class_names(table: Table, given: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the classes: those given, or every label of the table in sorted order.
+    """Return the classes: those given, or every label of the table, sorted (numbers by value).
 
     Raises
     ------
     DataError
-        A label is not among those given, two classes differ only in case, or there are not at
+        A label is not among those given, two classes are the same but for case, or there are not at
         least two.
     """
-    found = sorted(set(table.label) - {""})
+    found = sorted(set(table.label) - {""}, key=_natural)
     if given:
+        known = set(given)
+        if len(known) < len(given) or "" in known:
+            raise DataError(f"classes must be distinct names, got {', '.join(given)}.")
         for line, label in zip(table.line, table.label, strict=True):
-            if label and label not in given:
-                known = ", ".join(given)
+            if label and label not in known:
                 raise DataError(
-                    f"{table.path} line {line}: unknown class {label!r}; classes are {known}."
+                    f"{table.path} line {line}: unknown class {label!r}."
+                    f"{did_you_mean(label, known)}"
                 )
         found = list(given)
     folded: dict[str, str] = {}
@@ -152,3 +212,8 @@ def class_names(table: Table, given: Sequence[str] | None = None) -> tuple[str, 
     if len(found) < 2:
         raise DataError(f"{table.path} has one class, {found[0]!r}; at least two are needed.")
     return tuple(found)
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    number = name.isascii() and name.isdecimal()
+    return not number, int(name) if number and len(name) < 19 else 0, name

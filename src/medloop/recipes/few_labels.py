@@ -170,8 +170,8 @@ def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
     pool = before[not_human(before, known)]
     kept = pool[surest_of_each_class(pool, share=1.0 if number == 1 else bench.config.share)]
     final = _learn(bench, known, kept)
-    if len(known) < bench.everyone and bench.config.student == "network":
-        labels = final.label(bench.dataset)  # a chain that only judges need not score the pool
+    if len(known) < bench.everyone:
+        labels = final.label(bench.dataset)  # a chain that only judges delivers no label
     else:
         labels = _out_of_fold(bench, known, pool, kept, number)
     return Proposal(final, _read(bench, known, labels), kept=len(kept))

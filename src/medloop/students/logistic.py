@@ -25,8 +25,6 @@ Floats = NDArray[np.float64]
 PENALTIES = tuple(float(10**e) for e in np.arange(-4, 1.1, 0.5))
 #: Few labels are dealt to folds twice, as one deal says little.
 _FEW = 400
-#: Columns times classes up to which Newton steps, exact in a few, cost less than many small ones.
-_NEWTON = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +143,7 @@ def logistic(x: Floats, target: Floats, weight: Floats, *, penalty: float) -> tu
             # The penalised weights lie in the span of the rows: fewer columns, the same answer.
             basis = np.linalg.qr(x.T)[0]
             x = x @ basis
-        wide = not isinstance(x, np.ndarray) or x.shape[1] * target.shape[1] > _NEWTON
-        solver = "lbfgs" if wide else "newton-cholesky"
-        model = LogisticRegression(C=penalty, max_iter=1000, tol=1e-6, solver=solver)
+        model = LogisticRegression(C=penalty, max_iter=5000, tol=1e-5)
         model.fit(x[row], column, sample_weight=mass[row, column])
     coefficients = model.coef_ if basis is None else model.coef_ @ basis.T
     k = target.shape[1]

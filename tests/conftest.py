@@ -1,0 +1,183 @@
+"""What several tests share."""
+
+import csv
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medloop import evaluation
+from medloop.cli import main
+from medloop.phantoms import CLASSES, draw_phantoms
+from medloop.recipes.few_labels import FewLabels
+from medloop.run import run
+from medloop.stats import bootstrap
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Folder of real images: MEDLOOP_DATA, or ../shared/data beside the checkout."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MEDLOOP_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; name them by MEDLOOP_DATA")
+    return folder
+
+
+#: With these a student learns in a tenth of a second, and not much.
+SMALL = {"size": 24, "n_centroids": 16, "n_components": 16, "variants": 1}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Generated images in a folder, a table beside them, and the truth about all of them."""
+
+    folder: Path
+    rows: list[dict[str, str]]
+    truth: dict[str, str]
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "labels.csv"
+
+    def write(self, path: Path, change=lambda row: row) -> Path:
+        """Write the table again with every row changed; None leaves a row out."""
+        rows = [row for row in (change(dict(row)) for row in self.rows) if row]
+        with path.open("w", newline="") as stream:
+            table = csv.DictWriter(stream, rows[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        return path
+
+    def config(self, **settings) -> FewLabels:
+        fixed = {
+            "images": str(self.images),
+            "labels": str(self.table),
+            "rounds": 2,
+            "folds": 2,
+            "student_options": SMALL,
+        }
+        return FewLabels(**fixed | settings)
+
+    def options(self, workspace, *more) -> list[str]:
+        """Say the same to the command line."""
+        said = ["run", "few-labels", "--images", self.images, "--labels", self.table]
+        said += ["--workspace", workspace, "--rounds", "2", "--set", "folds=2"]
+        for name, value in SMALL.items():
+            said += ["--set", f"student.{name}={value}"]
+        return [str(word) for word in (*said, *more)]
+
+    def copy(self, folder: Path) -> "ImageSet":
+        """Copy it, to be spoilt."""
+        shutil.copytree(self.folder, folder)
+        return ImageSet(folder, self.rows, self.truth)
+
+
+def write_set(folder: Path, n: int, *, bright: bool = False) -> ImageSet:
+    """Draw n phantoms: a quarter for the test, a third of the rest labelled.
+
+    ``bright`` makes a third class of every third patient.
+    """
+    phantoms = draw_phantoms(n, size=32)
+    rows, truth = [], {}
+    (folder / "images").mkdir(parents=True)
+    for i, patient in enumerate(phantoms.patient.tolist()):
+        pixels, label, file = phantoms.images[i], CLASSES[phantoms.class_id[i]], f"{i:03d}.png"
+        if bright and patient % 3 == 2:
+            pixels, label = 255 - pixels // 2, "bright"
+        Image.fromarray(pixels).save(folder / "images" / file)
+        split = "test" if patient % 4 == 3 else "train"
+        known = split == "test" or patient % 4 == 0 or patient % 12 == 5
+        truth[file] = label
+        rows.append(
+            {
+                "file": file,
+                "label": label if known else "",
+                "patient": f"p{patient}",
+                "split": split,
+            }
+        )
+    made = ImageSet(folder, rows, truth)
+    made.write(made.table)
+    return made
+
+
+@contextmanager
+def few_draws():
+    """Bootstrap with 100 draws where only a whole run is of interest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "bootstrap", partial(bootstrap, draws=100))
+        yield
+
+
+@pytest.fixture
+def quick():
+    """Let runs of this process draw few bootstrap samples."""
+    with few_draws():
+        yield
+
+
+@pytest.fixture(scope="session")
+def image_set(tmp_path_factory) -> ImageSet:
+    """64 images of 32 patients and two classes; nobody may change it."""
+    return write_set(tmp_path_factory.mktemp("set") / "two", 64)
+
+
+@pytest.fixture(scope="session")
+def three_classes(tmp_path_factory) -> ImageSet:
+    """72 images of 36 patients and three classes; nobody may change it."""
+    return write_set(tmp_path_factory.mktemp("set") / "three", 72, bright=True)
+
+
+@pytest.fixture(scope="session")
+def finished(image_set, tmp_path_factory) -> Path:
+    """A finished workspace of ``image_set``; nobody may change it."""
+    workspace = tmp_path_factory.mktemp("run") / "ws"
+    with few_draws():
+        run(workspace, image_set.config(), note=lambda sentence: None)
+    return workspace
+
+
+@pytest.fixture
+def workspace(finished, tmp_path) -> Path:
+    """A copy of the finished workspace, to be changed."""
+    return shutil.copytree(finished, tmp_path / "ws")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command of ``medloop`` answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        return self.err.splitlines()[-1]
+
+
+@pytest.fixture
+def medloop(monkeypatch, capsys):
+    """Call the command line in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*words) -> Said:
+        monkeypatch.setattr(sys, "argv", ["medloop", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main()
+        return Said(int(done.value.code or 0), *capsys.readouterr())
+
+    return call
