@@ -24,16 +24,18 @@ _STRIDE = 4096
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Rows of features by image id; the rows may lie on disk.
+    """Rows of features by image id, in memory or in a file.
 
     Parameters
     ----------
     id : (n,) int, sorted
-    rows : (n, d) float
+    rows : (n, d) float, or Path
+        A file is mapped for each question and let go after it, so that what was read once does
+        not stay in memory.
     """
 
     id: NDArray[np.int64]
-    rows: Floats
+    rows: Floats | Path
 
     def holds(self, images: NDArray[np.int64]) -> bool:
         """Tell whether every one of these images has a row."""
@@ -41,7 +43,9 @@ class Features:
 
     def of(self, images: ArrayLike) -> Floats:
         """Return the rows of these images, in their order."""
-        return np.asarray(self.rows[np.searchsorted(self.id, np.asarray(images))])
+        at = np.searchsorted(self.id, np.asarray(images))
+        rows = self.rows if isinstance(self.rows, np.ndarray) else _map(self.rows)
+        return np.array(rows[at])
 
 
 def compute_features(
@@ -64,17 +68,21 @@ def compute_features(
     path, note = folder / f"features-{key}.npy", folder / f"features-{key}.json"
     shape = (len(ordered), representation.dimensions)
     done = _noted(note) if path.exists() else 0
-    rows: Floats = np.lib.format.open_memmap(
-        path, mode="r+" if done else "w+", dtype=np.float32, shape=shape
-    )
+    if not done:
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
     while done < len(ordered):
         chunk = slice(done, min(done + _STRIDE, len(ordered)))
+        rows = np.lib.format.open_memmap(path, mode="r+")
         report = _shifted(progress, done, len(ordered))
         representation.transform(ordered[chunk], into=rows[chunk], progress=report)
-        rows.flush()  # type: ignore[attr-defined]
+        rows.flush()
         done = chunk.stop
         write_json(note, {"done": done})
-    return Features(ordered.id, np.load(path, mmap_mode="r", allow_pickle=False))
+    return Features(ordered.id, path)
+
+
+def _map(path: Path) -> Floats:
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _shifted(progress: Progress, start: int, total: int) -> Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,7 @@ class PatchFeatures:
         """
         p, n = self.patch, self.size - self.patch + 1
         k = len(self.centroids)
-        whitening, product = self._whitening(), self._product()
+        whitening, product = self._whitening, self._product
         window = np.lib.stride_tricks.sliding_window_view(image, (p, p), axis=(0, 1))
         inverse = _inverse_contrast(image, p)
         edges = np.linspace(0, n, self.grid + 1).round().astype(int)
@@ -109,7 +110,7 @@ class PatchFeatures:
         points = np.empty((side * side, columns + 2), np.float32)
         points[:, -1] = 1
         distance = np.empty((side * side, k), np.float32)
-        ones = np.ones(max(side * side, k), np.float32)
+        ones, share = np.ones(side * side, np.float32), np.full(k, 1 / k, np.float32)
         features = np.empty((self.grid * self.grid, k), np.float32)
         for cell in range(self.grid * self.grid):
             row, column = divmod(cell, self.grid)
@@ -123,15 +124,17 @@ class PatchFeatures:
             np.einsum("ij,ij->i", white, white, out=y[:, columns])
             np.matmul(y, product, out=z)
             np.sqrt(z, out=z)
-            average = (z @ ones[:k]) / np.float32(k)
+            average = z @ share
             np.minimum(z, average[:, None], out=z)
             features[cell] = (average.sum() - ones[:m] @ z) / np.float32(m)
         return features.ravel()
 
+    @cached_property
     def _whitening(self) -> Floats:
         """Whitening that also takes the mean of a patch away: (I - 11'/p) W."""
         return np.asarray(self.whitening - self.whitening.mean(axis=0), np.float32)
 
+    @cached_property
     def _product(self) -> Floats:
         """Matrix that turns (white patch, its squared norm, 1) into squared distances."""
         norms = (self.centroids**2).sum(axis=1) + np.float32(_ABOVE_ZERO)
@@ -152,16 +155,11 @@ def _normalise(patches: Floats) -> Floats:
 
 
 def _inverse_contrast(image: Floats, patch: int) -> Floats:
-    """One over the standard deviation of every patch, from running sums, shape (n, n)."""
-    count = patch * patch * image.shape[2]
-    exact = image.astype(np.float64)
-    mean = _box(exact.sum(axis=2), patch) / count
-    variance = np.maximum(_box((exact**2).sum(axis=2), patch) / count - mean**2, 0)
-    return np.asarray(1 / np.sqrt(variance + _CONTRAST), np.float32)
-
-
-def _box(plane: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    total = np.pad(plane, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-    return np.asarray(
-        total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    )
+    """One over the standard deviation of every patch, (n, n); sums over windows as products."""
+    size, count = image.shape[0], patch * patch * image.shape[2]
+    offset = np.arange(size) - np.arange(size - patch + 1)[:, None]
+    window = ((offset >= 0) & (offset < patch)).astype(np.float32)
+    mean = window @ image.sum(axis=2) @ window.T / np.float32(count)
+    square = window @ np.einsum("ijc,ijc->ij", image, image) @ window.T / np.float32(count)
+    variance = np.maximum(square - mean * mean, 0)
+    return np.asarray(1 / np.sqrt(variance + np.float32(_CONTRAST)))

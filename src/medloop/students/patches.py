@@ -27,7 +27,7 @@ from medloop.students.space import Space, nuisance_space, plain_space
 
 Floats = NDArray[np.float64]
 
-_CHUNK = 65_536
+_CHUNK = 4096
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
