@@ -114,16 +114,17 @@ def write_set(folder: Path, n: int, *, bright: bool = False) -> ImageSet:
 
 @contextmanager
 def few_draws():
-    """Bootstrap with 100 draws where only a whole run is of interest."""
+    """Bootstrap with 100 draws, where only a whole run is of interest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "bootstrap", partial(bootstrap, draws=100))
-        yield
+        yield patch
 
 
 @pytest.fixture
 def quick():
-    """Let runs of this process draw few bootstrap samples."""
-    with few_draws():
+    """Spare the runs of this process bootstrap draws and the report."""
+    with few_draws() as patch:
+        patch.setattr("medloop.report.page.write_report", lambda workspace, metrics: None)
         yield
 
 

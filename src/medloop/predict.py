@@ -10,10 +10,9 @@ import numpy as np
 
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
-from medloop.progress import Progress, silent
+from medloop.progress import Note, Progress, silent
 from medloop.read.listing import list_images
 from medloop.read.scan import scan
-from medloop.run import Note
 from medloop.store.files import writing
 from medloop.store.workspace import Workspace
 from medloop.students import Student, load_student

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+#: Told one sentence that a person should know.
+Note = Callable[[str], None]
 
 
 class Progress(Protocol):

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
 from medloop.errors import UsageError, did_you_mean
-from medloop.progress import Progress, silent
+from medloop.progress import Note, Progress, silent
 from medloop.read.listing import list_images
 from medloop.read.scan import scan
-from medloop.recipes.few_labels import FewLabels
-from medloop.run import Note
+from medloop.recipes import Recipe
 from medloop.store.files import writing
 from medloop.students import make_student
 from medloop.students.patches import Patches
@@ -67,7 +66,7 @@ def typiclust(features: NDArray[np.float32], budget: int, *, seed: int) -> NDArr
 
 def select_images(
     folder: Path,
-    config: FewLabels,
+    config: Recipe,
     *,
     method: str,
     budget: int,

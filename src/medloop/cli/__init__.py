@@ -10,6 +10,7 @@ from medloop.errors import MedloopError, UsageError
 
 #: Set, it shows where in the code an unexpected error came from.
 TRACEBACK = "MEDLOOP_TRACEBACK"
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -18,6 +19,8 @@ def main() -> None:
         from medloop.cli.app import app
 
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer catches the interruption and only returns its code
+            raise KeyboardInterrupt
     except MedloopError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -49,7 +52,7 @@ def _usage(error: Any) -> None:
 
 
 def _interrupted() -> NoReturn:
-    _fail("interrupted; go on with: medloop resume WS", 130)
+    _fail("interrupted; go on with: medloop resume WS", INTERRUPTED)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

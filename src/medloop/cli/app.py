@@ -134,12 +134,12 @@ def _select(config: Any, workspace: Path, method: str, budget: int, *, as_json: 
 @app.command()
 def resume(workspace: WS, as_json: Json = False) -> None:
     """Go on with a run that was cut."""
-    from medloop.recipes.few_labels import FewLabels
+    from medloop.recipes import recipe_of
     from medloop.store.workspace import Workspace
 
     # not read-only: a run may have been cut before there was anything to read
     with Workspace.open(workspace) as opened:
-        config = FewLabels(**opened.config)
+        config = recipe_of(opened.config)
     _run(workspace, config, as_json=as_json)
 
 

@@ -1,1 +1,33 @@
 """One published system a file, each the same loop with other parts put in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medloop.errors import UsageError, did_you_mean
+from medloop.recipes.few_labels import FewLabels
+from medloop.recipes.recipe import Recipe
+
+RECIPES: dict[str, type[Recipe]] = {"few-labels": FewLabels}
+
+
+def recipe_of(config: dict[str, Any]) -> Recipe:
+    """Build the recipe that a workspace was made with.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+
+    Examples
+    --------
+    >>> recipe_of({"recipe": "few-labels", "images": "images"}).rounds
+    3
+    """
+    name = str(config.get("recipe"))
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}.{did_you_mean(name, RECIPES)}")
+    return RECIPES[name](**config)
+
+
+__all__ = ["RECIPES", "Recipe", "recipe_of"]

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medloop.dataset import Dataset
 from medloop.errors import DataError
@@ -34,32 +34,31 @@ from medloop.labels import Labels
 from medloop.loop import Proposal, Step
 from medloop.prepare.split import group_folds
 from medloop.progress import Progress, silent
+from medloop.recipes.recipe import Recipe
 from medloop.students import Student, make_student
 from medloop.students.logistic import labels_of
 
 
-class FewLabels(BaseModel):
-    """Every knob of the recipe, with its default."""
-
-    model_config = ConfigDict(extra="forbid")
+class FewLabels(Recipe):
+    """The recipe's own settings, with their defaults."""
 
     recipe: Literal["few-labels"] = "few-labels"
-    images: str
-    labels: str | None = None
-    classes: list[str] | None = None
-    student: Literal["patches", "network"] = "patches"
     labeler: Literal["auto", "image", "text"] = "auto"
     text_model: str = "tfidf"
-    mode: Literal["ours", "faithful"] = "ours"
-    rounds: int = Field(default=3, ge=0, le=100)
-    seed: int = Field(default=0, ge=0)
-    folds: int | None = Field(default=None, ge=2, le=50)
     share: float = Field(default=0.5, gt=0, le=1)
     trust: float = Field(default=0.3, gt=0, le=1)
-    gate_margin: float = Field(default=0.03, ge=0, lt=1)
-    gate_confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    allow_leak: bool = False
-    student_options: dict[str, Any] = Field(default_factory=dict)
+
+    def steps(
+        self,
+        dataset: Dataset,
+        known: Labels,
+        student: Student,
+        *,
+        folder: Path | None = None,
+        progress: Progress = silent,
+    ) -> Step:
+        """Make the step of the loop; see :func:`steps`."""
+        return steps(self, dataset, known, student, folder=folder, progress=progress)
 
 
 @dataclass(frozen=True, eq=False)

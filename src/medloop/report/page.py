@@ -379,7 +379,7 @@ def _gallery(
 
 
 def _source(workspace: Workspace) -> Dataset | None:
-    from medloop.run import open_dataset
+    from medloop.intake import open_dataset
 
     try:
         return open_dataset(workspace)

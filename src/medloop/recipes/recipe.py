@@ -1,0 +1,63 @@
+"""What every recipe has: its settings, and the step that it puts into the loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medloop.dataset import Dataset
+from medloop.labels import Labels
+from medloop.loop import Step
+from medloop.progress import Progress, silent
+from medloop.students import Student
+
+
+class Recipe(BaseModel, ABC):
+    """Settings that all recipes share, with their defaults."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: Whether the loop cannot begin without a person's labels of every class.
+    needs_labels: ClassVar[bool] = True
+
+    recipe: str
+    images: str
+    labels: str | None = None
+    classes: list[str] | None = None
+    student: Literal["patches", "network"] = "patches"
+    mode: Literal["ours", "faithful"] = "ours"
+    rounds: int = Field(default=3, ge=0, le=100)
+    seed: int = Field(default=0, ge=0)
+    folds: int | None = Field(default=None, ge=2, le=50)
+    gate_margin: float = Field(default=0.03, ge=0, lt=1)
+    gate_confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    allow_leak: bool = False
+    student_options: dict[str, Any] = Field(default_factory=dict)
+
+    @abstractmethod
+    def steps(
+        self,
+        dataset: Dataset,
+        known: Labels,
+        student: Student,
+        *,
+        folder: Path | None = None,
+        progress: Progress = silent,
+    ) -> Step:
+        """Make the step of the loop: labels of the next round from those of the last.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            The training split.
+        known : Labels
+            A person's labels of it.
+        student : Student
+            Prepared on that split, not fitted.
+        folder : Path, optional
+            Where what is learned from the pool is kept for a resumed run.
+        progress : Progress
+        """

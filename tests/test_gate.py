@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from medloop.errors import UsageError
+from medloop.gate import Gate, do_no_harm
+
+
+def simulate(random, separation, *, patients=50, classes=2, shared=0.8):
+    """Draw truth and the probabilities of two students whose separations are given.
+
+    Two images a patient, one class a patient; the students' errors are correlated.
+    """
+    truth = np.repeat(np.arange(patients) % classes, 2)
+    group = np.repeat(np.arange(patients), 2)
+    common = random.standard_normal((2 * patients, classes))
+    probs = []
+    for distance in separation:
+        own = random.standard_normal((2 * patients, classes))
+        logits = distance * np.eye(classes)[truth]
+        logits = logits + np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+        exp = np.exp(logits)
+        probs.append(exp / exp.sum(axis=1, keepdims=True))
+    return truth, *probs, group
+
+
+def verdicts(separation, n=100, **settings):
+    taught = settings.pop("machine_taught", True)
+    for seed in range(n):
+        random = np.random.default_rng((seed, 7))
+        drawn = simulate(random, separation, **settings)
+        yield do_no_harm(Gate(), *drawn, seed=seed, machine_taught=taught)
+
+
+# the AUC of two classes is the normal distribution function of the separation
+def test_a_harmful_round_is_refused_95_times_in_100():
+    # AUC 0.84 to 0.73
+    assert sum(not one.passes for one in verdicts((1.0, 0.6))) >= 95
+
+
+def test_a_round_that_loses_just_the_margin_is_refused_95_times_in_100():
+    # AUC 0.841 to 0.811, the edge of the null hypothesis; fewer than 182 of 200 is improbable
+    assert sum(not one.passes for one in verdicts((1.0, 0.8825), n=200)) >= 182
+
+
+def test_a_clearly_useful_round_is_kept_80_times_in_100():
+    # AUC 0.84 to 0.92
+    assert sum(one.passes for one in verdicts((1.0, 1.4))) >= 80
+
+
+def test_a_round_that_learned_from_no_machine_label_is_refused_only_when_shown_to_be_worse():
+    same = list(verdicts((1.5, 1.5), machine_taught=False))
+    assert sum(one.passes for one in same) >= 90
+    worse = list(verdicts((1.5, 0.7), machine_taught=False))
+    assert sum(not one.passes for one in worse) >= 80
+    assert {one.reason for one in worse if not one.passes} == {"harm"}
+
+
+def test_few_labels_show_nothing():
+    for patients in (2, 4, 5):
+        for one in verdicts((1.5, 2.4), n=5, patients=patients):
+            assert (one.passes, one.reason) == (False, "too_few")
+            assert one.difference != one.difference
+            assert "too few" in one.sentence
+        for one in verdicts((1.5, 0.2), n=5, patients=patients, machine_taught=False):
+            assert (one.passes, one.reason) == (True, "")
+            assert one.sentence.startswith("Kept unverified")
+
+
+def test_a_class_of_one_patient_shows_nothing():
+    truth, before, after, group = simulate(np.random.default_rng(0), (1.5, 2.4), patients=20)
+    truth = (group == 0).astype(int)
+    truth[2] = 0
+    with_three = np.concatenate([truth, [1]])
+    verdict = do_no_harm(
+        Gate(),
+        with_three,
+        np.concatenate([before, before[:1]]),
+        np.concatenate([after, after[:1]]),
+        np.concatenate([group, [0]]),
+        seed=0,
+    )
+    assert (verdict.passes, verdict.reason) == (False, "too_few")
+    assert "nan" not in verdict.sentence
+
+
+def test_no_label_at_all_shows_nothing():
+    none = np.empty(0, np.int64)
+    verdict = do_no_harm(Gate(), none, np.empty((0, 2)), np.empty((0, 2)), none, seed=0)
+    assert (verdict.reason, verdict.n_images, verdict.n_groups) == ("too_few", 0, 0)
+    assert verdict.to_json()["lower"] is None
+
+
+def test_no_change_is_no_gain():
+    truth, before, _, group = simulate(np.random.default_rng(0), (1.5, 1.5))
+    verdict = do_no_harm(Gate(), truth, before, before, group, seed=0)
+    assert (verdict.passes, verdict.reason, verdict.difference) == (False, "no_gain", 0)
+    assert do_no_harm(Gate(), truth, before, before, group, seed=0, machine_taught=False).passes
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_difference_is_that_of_the_weighted_auc(classes):
+    drawn = simulate(np.random.default_rng(3), (0.6, 2.5), patients=60, classes=classes)
+    truth, before, after, group = drawn
+    verdict = do_no_harm(Gate(), *drawn, seed=0)
+
+    def weighted(probs):
+        if classes == 2:
+            return roc_auc_score(truth, probs[:, 1])
+        return roc_auc_score(truth, probs, multi_class="ovr", average="weighted")
+
+    assert verdict.difference == pytest.approx(weighted(after) - weighted(before))
+    assert verdict.lower < verdict.difference
+    assert (verdict.passes, verdict.n_images, verdict.n_groups) == (True, 120, 60)
+    back = do_no_harm(Gate(), truth, after, before, group, seed=0)
+    assert (back.passes, back.reason) == (False, "harm")
+
+
+def test_a_wider_margin_or_less_confidence_lets_more_pass():
+    drawn = simulate(np.random.default_rng(5), (1.0, 1.1), patients=30, shared=0.5)
+    strict = do_no_harm(Gate(margin=0), *drawn, seed=0)
+    assert (strict.passes, strict.reason) == (False, "harm")
+    assert strict.difference > 0 > strict.lower
+    assert do_no_harm(Gate(margin=0.5), *drawn, seed=0).passes
+    assert do_no_harm(Gate(confidence=0.8), *drawn, seed=0).lower > strict.lower
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"margin": -0.1}, r"gate margin must lie in \[0, 1\), got -0.1"),
+        ({"margin": 1}, r"gate margin must lie in \[0, 1\), got 1"),
+        ({"confidence": 0.5}, r"gate confidence must lie in \(0.5, 1\), got 0.5"),
+        ({"confidence": 1}, r"gate confidence must lie in \(0.5, 1\), got 1"),
+    ],
+)
+def test_a_gate_that_cannot_be(settings, words):
+    with pytest.raises(UsageError, match=words):
+        Gate(**settings)
