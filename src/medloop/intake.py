@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from medloop.progress import Note, Progress
 from medloop.read.image import shown
 from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
+from medloop.read.table import class_names
 from medloop.recipes import Recipe, recipe_of
 from medloop.store.images import ImageRow
 from medloop.store.workspace import Workspace
@@ -28,9 +30,24 @@ def open_dataset(workspace: Workspace) -> Dataset:
 
 
 def list_sources(config: Recipe, *, need_labels: bool = True) -> Listing:
-    """List the images and the table that a configuration names."""
+    """List the images and the table that a configuration names.
+
+    Raises
+    ------
+    UsageError
+        A recipe that starts without labels was given no classes.
+    """
+    images = Path(config.images)
     table = None if config.labels is None else Path(config.labels)
-    return list_images(Path(config.images), table, classes=config.classes, need_labels=need_labels)
+    if config.needs_labels or not need_labels:
+        return list_images(images, table, classes=config.classes, need_labels=need_labels)
+    if not config.classes:
+        raise UsageError(f"recipe {config.recipe!r} needs --classes: nothing else names them.")
+    listing = list_images(images, table, need_labels=False)
+    rows = listing.table
+    if table is None:  # a folder's name is no person's label here
+        rows = replace(rows, label=[""] * len(rows.file))
+    return replace(listing, table=rows, classes=class_names(rows, config.classes))
 
 
 def refuse_patient_leak(listing: Listing, config: Recipe) -> None:

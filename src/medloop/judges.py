@@ -61,6 +61,8 @@ class Judges:
         """Ask the gate."""
         gate = Gate(self.config.gate_margin, self.config.gate_confidence)
         old, new = self.held_out(before), self.held_out(after)
+        if len(old) == 0 and after.best.evidence is not None:
+            return after.best.evidence
         return do_no_harm(
             gate,
             old.truth,

@@ -27,11 +27,14 @@ class Proposal:
         One row an image of the training split, in its order, with ``probs``.
     kept : int
         Machine labels that the student learned from.
+    evidence : Verdict, optional
+        What the recipe can say for the round where no person's label judges it.
     """
 
     student: Student
     labels: Labels
     kept: int
+    evidence: Verdict | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ def run(
     MedloopError
         Whatever the images, the table or the workspace do not allow; see ``medloop.errors``.
     """
-    listing = list_sources(config, need_labels=config.needs_labels)
+    listing = list_sources(config)
     refuse_patient_leak(listing, config)
     with Workspace.create(path, config=config.model_dump(mode="json")) as workspace:
         with workspace.locked():

@@ -101,6 +101,63 @@ def few_labels(
     _run(workspace, resolved, as_json=as_json)
 
 
+@run_app.command("zero-shot")
+def zero_shot(
+    images: Annotated[Path, typer.Option(help="Folder of images, or a MedMNIST-style .npz.")],
+    workspace: Annotated[Path, typer.Option(help="Folder that the run works in.")],
+    classes: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="YAML, class: [prompt, ...]; {} stands for the class.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="CLIP or SigLIP: a folder, or a name on the hub.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="CSV file,p_<class>,... of any other model; or text: the reports."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with a handful of labels; they judge every round.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds; 0 delivers the teacher.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    student: Annotated[str | None, typer.Option(help="patches or network.")] = None,
+    mode: Annotated[str | None, typer.Option(help="ours or faithful.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with any of these settings; options beat it.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe or student."),
+    ] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Go on although the split leaks.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Label images from class names alone (CLIP then CNN: F1 +.06 and +.08)."""
+    from medloop.cli.settings import resolve
+    from medloop.recipes.zero_shot import ZeroShotRecipe
+
+    def where(path: Path | None) -> str | None:
+        return None if path is None else str(path.absolute())
+
+    given: dict[str, Any] = {
+        "images": str(images.absolute()),
+        "labels": where(labels),
+        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
+        "prompts": where(prompts),
+        "clip": clip,
+        "teacher": teacher if teacher in (None, "text") else str(Path(teacher).absolute()),
+        "rounds": rounds,
+        "seed": seed,
+        "student": student,
+        "mode": mode,
+        "allow_leak": allow_leak or None,
+    }
+    _run(workspace, resolve(ZeroShotRecipe, given, settings or [], config), as_json=as_json)
+
+
 def _run(workspace: Path, config: Any, *, as_json: bool) -> None:
     from medloop.cli.show import note, progress_bars, result
     from medloop.run import run
@@ -228,6 +285,24 @@ def certify(
         result(certificate["sentence"], certificate, as_json=as_json)
         if not certificate["holds"]:
             raise typer.Exit(4)
+
+
+@app.command()
+def evaluate(
+    workspace: WS,
+    truth: Annotated[Path, typer.Option(help="CSV: file,label; never shown to the loop.")],
+    splits: Annotated[int, typer.Option(help="Random splits of teacher against student.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Compare the delivered labels with the truth; writes evaluation.json and .html."""
+    from medloop.cli.show import note, progress_bars, result
+    from medloop.evaluate import evaluate_workspace, patch_student
+
+    with progress_bars() as progress:
+        found = evaluate_workspace(
+            workspace, truth, splits=splits, student=patch_student, progress=progress, note=note
+        )
+    result("\n".join(found["sentences"]), found, as_json=as_json)
 
 
 @app.command()

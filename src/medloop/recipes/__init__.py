@@ -7,8 +7,9 @@ from typing import Any
 from medloop.errors import UsageError, did_you_mean
 from medloop.recipes.few_labels import FewLabels
 from medloop.recipes.recipe import Recipe
+from medloop.recipes.zero_shot import ZeroShotRecipe
 
-RECIPES: dict[str, type[Recipe]] = {"few-labels": FewLabels}
+RECIPES: dict[str, type[Recipe]] = {"few-labels": FewLabels, "zero-shot": ZeroShotRecipe}
 
 
 def recipe_of(config: dict[str, Any]) -> Recipe:

@@ -117,7 +117,8 @@ def steps(
     """
     seed, ours = config.seed, config.mode == "ours" and config.rounds > 0
     text = None
-    if config.labeler == "text" or (config.labeler == "auto" and "text" in dataset.columns):
+    told = any(dataset.columns.get("text", ()))
+    if config.labeler == "text" or (config.labeler == "auto" and told):
         text = Text(model=config.text_model).prepare(dataset)
     teacher = None
     if ours and text is None and config.student == "network":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,12 +15,34 @@ from numpy.typing import ArrayLike, NDArray
 from medloop.dataset import Dataset
 from medloop.progress import Progress, silent
 from medloop.store.files import write_atomic, write_json
-from medloop.students.representation import Representation
 
 Floats = NDArray[np.float32]
 
 #: Images between two notes of how far the file is filled.
 _STRIDE = 4096
+
+
+class Represents(Protocol):
+    """Turns images into rows; what it learned or loaded is named by its arrays and settings."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length d of a row."""
+        ...
+
+    def transform(
+        self, dataset: Dataset, *, into: Floats | None = None, progress: Progress = silent
+    ) -> Floats:
+        """Return (n, d) rows of the images, written to ``into`` where given."""
+        ...
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Every learned array by name."""
+        ...
+
+    def settings(self) -> Mapping[str, Any]:
+        """Every setting by name, as JSON has words for."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +72,7 @@ class Features:
 
 
 def compute_features(
-    representation: Representation,
+    representation: Represents,
     dataset: Dataset,
     *,
     folder: Path | None = None,
@@ -96,7 +119,7 @@ def _noted(note: Path) -> int:
         return 0
 
 
-def fingerprint(representation: Representation, dataset: Dataset, *more: object) -> str:
+def fingerprint(representation: Represents, dataset: Dataset, *more: object) -> str:
     """Name what was learned and the images it is used on, for a file that no other run finds."""
     digest = hashlib.sha256()
     for _, part in sorted(representation.arrays().items()):

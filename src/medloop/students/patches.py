@@ -129,8 +129,10 @@ class Patches:
         """Learn from the pool what may change in an image without changing its label.
 
         See :mod:`medloop.students.space`. Takes ``variants`` encodings of at most 2,000 images;
-        ``folder`` keeps the result.
+        ``folder`` keeps the result. A student that has adapted already stays as it is.
         """
+        if self.space is not None:
+            return self
         learned = self._learned()
         path = (
             None if folder is None else folder / f"space-{fingerprint(learned, dataset, seed)}.st"

@@ -1,0 +1,605 @@
+"""A finished workspace beside a truth that it never saw.
+
+Whoever knows the right labels of the pool, as in a study of the method, can say how wrong the
+machine's are. Nothing is written back: the log stays as it is, and so does every label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.audit import accepted_images
+from medloop.dataset import ArrayPixels, Dataset
+from medloop.errors import DataError, MedloopError, UsageError, did_you_mean
+from medloop.labels import HUMAN, MODEL, Labels
+from medloop.metrics import confusion_matrix
+from medloop.progress import Note, Progress, silent
+from medloop.read.table import read_table
+from medloop.report.words import count_words, shortened, with_interval
+from medloop.splits import LabelsOfStudent, boxplots, errors_grid, evaluate_splits, sort_errors
+from medloop.store.files import write_atomic
+from medloop.store.workspace import Workspace
+from medloop.students import make_student
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: Given the images whose truth is known and the teacher's labels of them, one row an image and in
+#: one order, and a seed: what learns the labels of some rows and labels all of them.
+Teach = Callable[[Dataset, Labels, int], LabelsOfStudent]
+
+#: Recipes whose round 0 is a teacher that learned none of the images.
+TAUGHT = ("zero-shot",)
+
+UNSEEN = (
+    "The truth was never shown to the loop: it was read after the labels were made, and nothing "
+    "was written back."
+)
+
+_DRAWS, _CONFIDENCE = 2_000, 0.95
+_MEASURES = (
+    ("accuracy", "Accuracy"),
+    ("macro_f1", "Macro F1"),
+    ("macro_precision", "Macro precision"),
+    ("macro_recall", "Macro recall (sensitivity)"),
+)
+_PER_CLASS = ("precision", "recall", "f1")
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The right labels of some images of a workspace.
+
+    Parameters
+    ----------
+    image, class_id, group : (n,) int
+        In order of the images; ``group`` is the patient.
+    elsewhere : int
+        Rows of the table that name no usable image of the workspace.
+    """
+
+    image: Ints
+    class_id: Ints
+    group: Ints
+    elsewhere: int
+
+    def where(self, images: Ints) -> Truth:
+        """Keep these images."""
+        kept = np.isin(self.image, images)
+        return Truth(self.image[kept], self.class_id[kept], self.group[kept], self.elsewhere)
+
+
+def evaluate_workspace(
+    path: Path,
+    truth: Path,
+    *,
+    splits: int = 30,
+    student: Teach | None = None,
+    progress: Progress = silent,
+    note: Note = print,
+) -> dict[str, Any]:
+    """Compare the machine labels of a workspace with the truth, round by round.
+
+    Writes ``evaluation.json`` and ``evaluation.html`` into the workspace. Compared are the images
+    whose truth is known and that carry a machine label now; those that a person labelled, before
+    the run or in an audit, are counted apart.
+
+    Parameters
+    ----------
+    path : Path
+        Workspace with at least one round.
+    truth : Path
+        Table ``file,label``; rows without a label are left out.
+    splits : int
+        Random splits on which a student of round 0 is compared with it, see
+        :func:`medloop.splits.evaluate_splits`; 0 is none. Only where round 0 is a teacher that
+        learned no image (recipe ``zero-shot``), and ``student`` is given.
+    student : callable, optional
+        Makes that student, such as :func:`patch_student`.
+    progress, note : callable
+        Told how far the work is, and one sentence of what a person should know.
+
+    Returns
+    -------
+    dict
+        What ``evaluation.json`` holds; ``sentences`` say it in words.
+
+    Raises
+    ------
+    UsageError
+        There is no workspace, no finished round, or no table.
+    DataError
+        The table names an unknown class, or no image of the workspace; or there is nothing to
+        compare.
+    """
+    with Workspace.open(path) as workspace, workspace.locked():
+        rounds = {event.round: event.seq for event in workspace.log.events("round", live=True)}
+        if not rounds:
+            raise UsageError(
+                f"{path} has no finished round yet; run: medloop resume {workspace.folder}"
+            )
+        known = read_truth(workspace, truth)
+        delivered = workspace.log.current(source=MODEL, columns=())
+        if len(np.unique(delivered.image)) < len(delivered):
+            raise UsageError(f"{path} holds several labels an image: there is no class to compare.")
+        judged = known.where(delivered.image)
+        if len(judged.image) == 0:
+            raise DataError(
+                f"{truth} knows the truth of no image of {path} that carries a machine label."
+            )
+        if known.elsewhere:
+            note(
+                f"{count_words(known.elsewhere, 'row')} of {truth} name no usable image of {path}."
+            )
+        classes = tuple(workspace.log.events("scan")[0].payload["classes"])
+        seed = int(workspace.config["seed"])
+        sets = {number: workspace.log.labels(seq) for number, seq in rounds.items()}
+        measured, draws = {}, {}
+        named: dict[Any, Labels] = {**sets, "delivered": delivered}
+        for done, (name, labels) in enumerate(named.items(), start=1):
+            measured[name], draws[name] = _measure(judged, labels, classes, seed=seed)
+            progress("comparing labels", done, len(named))
+        first, last = min(rounds), max(rounds)
+        result: dict[str, Any] = {
+            "recipe": workspace.config["recipe"],
+            "truth": truth.name,
+            "classes": list(classes),
+            "images": len(judged.image),
+            "elsewhere": known.elsewhere,
+            "person": _person(workspace, known),
+            "accepted": _accepted(workspace, known),
+            "delivered": {"round": last, **measured.pop("delivered")},
+            "rounds": [{"round": number, **measured[number]} for number in rounds],
+            "change": _change(draws[first], draws["delivered"]) if last > first else None,
+            "errors": None,
+            "splits": None,
+        }
+        dataset = _dataset(workspace)
+        if last > first:
+            sorted_ = sort_errors(*_aligned(judged, sets[first], delivered))
+            result["errors"] = {kind: len(rows) for kind, rows in sorted_.items()}
+        if splits and student is not None and result["recipe"] in TAUGHT and first == 0:
+            result["splits"] = _splits(
+                dataset, judged, sets[0], student, splits=splits, seed=seed, progress=progress
+            )
+        result["sentences"] = _sentences(result)
+        workspace.save_json("evaluation.json", result)
+        grid = ""
+        if last > first:
+            grid = _grid(dataset, judged, sets[first], delivered, (first, last))
+        page = _page(shortened(workspace.folder.resolve().name, 80), result, grid)
+        # names of files need not be UTF-8
+        write_atomic(workspace.path("evaluation.html"), page.encode("utf-8", "replace"))
+        return result
+
+
+def read_truth(workspace: Workspace, path: Path) -> Truth:
+    """Read the right labels of the images of a workspace.
+
+    Raises
+    ------
+    UsageError
+        There is no such table.
+    DataError
+        It names an unknown class, or no usable image.
+    """
+    table = read_table(path)
+    classes = workspace.log.events("scan")[0].payload["classes"]
+    code = {name: k for k, name in enumerate(classes)}
+    images = workspace.table(status="ok")
+    row_of = {file: row for row, file in enumerate(images["file"].tolist())}
+    label: dict[int, int] = {}
+    elsewhere = 0
+    for line, file, name in zip(table.line, table.file, table.label, strict=True):
+        if not name:
+            continue
+        if name not in code:
+            raise DataError(
+                f"{path} line {line}: unknown class {name!r}.{did_you_mean(name, code)}"
+            )
+        if file in row_of:
+            label[row_of[file]] = code[name]
+        else:
+            elsewhere += 1
+    if not label:
+        raise DataError(f"{path} has no labelled row that names a usable image of the workspace.")
+    rows = np.array(sorted(label), np.int64)
+    class_id = np.array([label[row] for row in rows.tolist()], np.int64)
+    return Truth(images["id"][rows], class_id, images["group"][rows], elsewhere)
+
+
+def patch_student(dataset: Dataset, teacher: Labels, seed: int) -> LabelsOfStudent:
+    """Make the student ``patches``, which learns the teacher's classes, wrong ones included.
+
+    What needs no label is learned once, from all images; its one setting, the penalty, is chosen
+    once by how well it predicts the teacher's labels of other patients. A fit learns its rows only.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        n images.
+    teacher : Labels
+        One row an image, in the same order.
+    seed : int
+    """
+    student = make_student("patches", {}).prepare(dataset, seed=seed).remember(dataset)
+    hard = teacher.with_(probs=None)
+    student = student.adapt(dataset, seed=seed).settle(dataset, hard, seed=seed)
+
+    def labels_of_student(train: Ints) -> Floats:
+        labels = student.fit(dataset, hard[train], seed=seed).label(dataset)
+        return _probs(labels)
+
+    return labels_of_student
+
+
+# -- figures ------------------------------------------------------------------------------------
+
+
+def _measure(
+    judged: Truth, labels: Labels, classes: tuple[str, ...], *, seed: int
+) -> tuple[dict[str, Any], dict[str, Floats]]:
+    """Return every figure with its interval, and the draws behind them."""
+    truth = judged.where(labels.image)
+    given = _class_of(labels, truth.image)
+    k = len(classes)
+    counts = confusion_matrix(truth.class_id, given, k)
+    figures = {name: value[0] for name, value in _scores(counts[None]).items()}
+    draws = _scores(_resampled(truth.class_id * k + given, k, truth.group, seed=seed))
+
+    def told(name: str, column: int | None = None) -> dict[str, Any]:
+        at = ... if column is None else (..., column)
+        short = name.removeprefix("class_")
+        return {
+            short: float(figures[name][at]),
+            f"{short}_interval": _interval(draws[name][at]),
+        }
+
+    measured: dict[str, Any] = {
+        "n": len(given),
+        "patients": len(np.unique(truth.group)),
+        "wrong": len(given) - int(np.trace(counts)),
+    }
+    for name, _ in _MEASURES:
+        measured |= told(name)
+    measured["classes"] = list(classes)
+    measured["per_class"] = [
+        {"class": name, "support": int(counts[row].sum())}
+        | told("class_precision", row)
+        | told("class_recall", row)
+        | told("class_f1", row)
+        for row, name in enumerate(classes)
+    ]
+    measured["confusion_matrix"] = counts.tolist()
+    return measured, draws
+
+
+def _resampled(cell: Ints, k: int, group: Ints, *, seed: int) -> Floats:
+    """Draw patients with replacement; return the confusion matrix of each draw, (draws, K, K).
+
+    The draws are those of :func:`medloop.stats.bootstrap`. One seed draws the same patients for
+    every labelling of the same images, so that their differences are paired.
+    """
+    from scipy.sparse import csr_array
+
+    _, code = np.unique(group, return_inverse=True)
+    n_groups = int(code.max()) + 1
+    held = csr_array((np.ones(len(cell)), (cell, code)), shape=(k * k, n_groups))
+    random = np.random.default_rng(seed)
+    counts = np.empty((_DRAWS, k * k))
+    for row in counts:
+        drawn = random.integers(n_groups, size=n_groups)
+        row[:] = held @ np.bincount(drawn, minlength=n_groups)
+    return counts.reshape(_DRAWS, k, k)
+
+
+def _scores(counts: NDArray[Any]) -> dict[str, Floats]:
+    """Return the scores of confusion matrices (m, K, K), as ``metrics`` defines them."""
+    hits = np.diagonal(counts, axis1=1, axis2=2)
+    called, support = counts.sum(axis=1), counts.sum(axis=2)
+    precision = hits / np.maximum(called, 1)
+    recall = hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(called + support, 1)
+    return {
+        "accuracy": hits.sum(axis=1) / counts.sum(axis=(1, 2)),
+        "macro_precision": precision.mean(axis=1),
+        "macro_recall": recall.mean(axis=1),
+        "macro_f1": f1.mean(axis=1),
+        "class_precision": precision,
+        "class_recall": recall,
+        "class_f1": f1,
+    }
+
+
+def _interval(values: Floats) -> list[float]:
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail]).tolist()
+    return [low, high]
+
+
+def _change(before: dict[str, Floats], after: dict[str, Floats]) -> dict[str, list[float]]:
+    """Return the intervals of paired differences."""
+    return {
+        f"{name}_interval": _interval(after[name] - before[name])
+        for name in ("accuracy", "macro_f1")
+    }
+
+
+def _person(workspace: Workspace, known: Truth) -> dict[str, int]:
+    """Compare a person's labels in the log with the truth: they are no work of the loop."""
+    labels = workspace.log.current(source=HUMAN, columns=())
+    truth = known.where(labels.image)
+    wrong = int((_class_of(labels, truth.image) != truth.class_id).sum())
+    return {"n": len(truth.image), "differ": wrong}
+
+
+def _accepted(workspace: Workspace, known: Truth) -> dict[str, Any] | None:
+    """Count the errors among the machine labels that a certificate vouches for."""
+    labels = accepted_images(workspace)
+    truth = known.where(labels.image)
+    if len(truth.image) == 0:
+        return None
+    certificate = workspace.log.events("certificate", live=True)[-1].payload
+    wrong = int((_class_of(labels, truth.image) != truth.class_id).sum())
+    # a bound of 3 / 26 times 26 may be 2.9999999999999996
+    at_most = int(certificate["error_bound"] * certificate["labels"] + 1e-9)
+    return {
+        "n": len(truth.image),
+        "wrong": wrong,
+        "certified": {"labels": certificate["labels"], "at_most": at_most},
+    }
+
+
+def _splits(
+    dataset: Dataset,
+    judged: Truth,
+    teacher: Labels,
+    student: Teach,
+    *,
+    splits: int,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    truth = judged.where(teacher.image)
+    labels = _rows(teacher, truth.image)
+    images = dataset[dataset.position(truth.image)]
+    return evaluate_splits(
+        truth.class_id,
+        _probs(labels),
+        student(images, labels, seed),
+        truth.group,
+        splits=splits,
+        seed=seed,
+        progress=progress,
+    )
+
+
+# -- parts --------------------------------------------------------------------------------------
+
+
+def _rows(labels: Labels, images: Ints) -> Labels:
+    """Take the rows of these images, in their order; each has one."""
+    order = np.argsort(labels.image, kind="stable")
+    return labels[order[np.searchsorted(labels.image, images, sorter=order)]]
+
+
+def _class_of(labels: Labels, images: Ints) -> Ints:
+    return _rows(labels, images).class_id
+
+
+def _probs(labels: Labels) -> Floats:
+    if labels.probs is None:
+        raise DataError("labels can only be compared on splits by their probs.")
+    return labels.probs
+
+
+def _aligned(judged: Truth, before: Labels, after: Labels) -> tuple[Ints, Ints, Ints]:
+    """Return truth, first and last class of the images that both labelled."""
+    both = judged.where(before.image)
+    return both.class_id, _class_of(before, both.image), _class_of(after, both.image)
+
+
+def _dataset(workspace: Workspace) -> Dataset:
+    """Open the images; where they are gone, a data set that knows their names."""
+    from medloop.intake import open_dataset
+
+    try:
+        return open_dataset(workspace)
+    except (MedloopError, OSError):
+        return workspace.dataset(ArrayPixels({}))
+
+
+# -- words --------------------------------------------------------------------------------------
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
+    last, first = result["delivered"], result["rounds"][0]
+    said = [
+        UNSEEN,
+        f"{last['wrong']:,} of {count_words(last['n'], 'delivered machine label')} "
+        f"({last['wrong'] / last['n']:.1%}) differ from the truth: accuracy "
+        f"{with_interval(last['accuracy'], last['accuracy_interval'], 3)}, macro F1 "
+        f"{with_interval(last['macro_f1'], last['macro_f1_interval'], 3)}.",
+    ]
+    if result["change"]:
+        change, errors = result["change"], result["errors"]
+        parts = [
+            f"the {words} changed by "
+            + with_interval(last[name] - first[name], change[f"{name}_interval"], 3, sign=True)
+            for name, words in (("accuracy", "accuracy"), ("macro_f1", "macro F1"))
+        ]
+        said.append(f"From round {first['round']} to round {last['round']} {' and '.join(parts)}.")
+        kept = errors["copied"] + errors["exchanged"]
+        said.append(
+            f"Errors of round {first['round']} that were corrected: {errors['corrected']:,}; that "
+            f"stayed: {kept:,}; errors that were added: {errors['added']:,}."
+        )
+    accepted = result["accepted"]
+    if accepted:
+        certified = accepted["certified"]
+        said.append(
+            f"Of {count_words(accepted['n'], 'accepted machine label')} {accepted['wrong']:,} "
+            f"({accepted['wrong'] / accepted['n']:.1%}) differ from the truth; the certificate "
+            f"allows {certified['at_most']:,} of its {count_words(certified['labels'], 'label')}."
+        )
+    person = result["person"]
+    if person["n"]:
+        said.append(
+            f"{count_words(person['n'], 'image')} with a known truth were labelled by a person and "
+            f"are counted apart; {person['differ']:,} of these labels differ from the truth."
+        )
+    if result["splits"]:
+        said.append(result["splits"]["sentence"])
+    return said
+
+
+# -- the page -----------------------------------------------------------------------------------
+
+
+def _grid(
+    dataset: Dataset, judged: Truth, before: Labels, after: Labels, rounds: tuple[int, int]
+) -> str:
+    both = judged.where(before.image)
+    return errors_grid(
+        dataset[dataset.position(both.image)],
+        *_aligned(judged, before, after),
+        score=_rows(after, both.image).score,
+        names=(f"round {rounds[0]}", f"round {rounds[1]}"),
+    )
+
+
+def _page(name: str, result: dict[str, Any], grid: str) -> str:
+    """Write one file that refers to nothing outside and runs no script."""
+    import jinja2
+
+    from medloop import report
+    from medloop.report import figures
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shortened"] = shortened
+    # the report and this page look alike: the style stands in the report's template
+    template = (Path(report.__file__).parent / "page.html.jinja").read_text(encoding="utf-8")
+    style = template.partition("<style>")[2].partition("</style>")[0]
+    columns = list(result["rounds"])
+    heads = [f"round {row['round']}" for row in columns]
+    if columns[-1] == result["delivered"]:
+        heads[-1] += ", delivered"
+    else:
+        columns, heads = [*columns, result["delivered"]], [*heads, "delivered"]
+    drawn = [
+        (f"Confusion matrix, {head}", figures.confusion(row, name=f"confusion-{i}"))
+        for i, (head, row) in enumerate(zip(heads, columns, strict=True))
+        if i in (0, len(columns) - 1)
+    ]
+    if result["splits"]:
+        drawn.append(("F1 on held-out images", boxplots(result["splits"], result["classes"])))
+    return environment.from_string(_TEMPLATE).render(
+        name=name,
+        style=style,
+        result=result,
+        heads=heads,
+        rows=[(words, [_cell(column, key) for column in columns]) for key, words in _MEASURES],
+        by_class=[
+            (row["class"], row["support"], [_cell(row, key) for key in _PER_CLASS])
+            for row in result["delivered"]["per_class"]
+        ],
+        figures=[(title, svg) for title, svg in drawn if svg],
+        grid=grid,
+    )
+
+
+def _cell(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {"value": row[key], "interval": row[f"{key}_interval"]}
+
+
+_TEMPLATE = """\
+{% macro number(cell) -%}
+<data value="{{ cell.value }}">{{ "%.3f" | format(cell.value) }}</data>
+<span class="interval">[{{ "%.3f" | format(cell.interval[0]) }}, \
+{{ "%.3f" | format(cell.interval[1]) }}]</span>
+{%- endmacro %}
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{{ name }}: medloop evaluation</title>
+<style>{{ style | safe }}</style>
+</head>
+<body>
+<header>
+<p class="over">medloop evaluation</p>
+<h1>{{ name }}</h1>
+<p class="under">Recipe {{ result.recipe }} &middot; compared with \
+{{ result.truth | shortened(120) }}</p>
+</header>
+<main>
+<section aria-label="Summary">
+{% for sentence in result.sentences %}
+<p{% if loop.index == 2 %} class="lead"{% endif %}>{{ sentence }}</p>
+{% endfor %}
+</section>
+<section aria-labelledby="rounds">
+<h2 id="rounds">Machine labels against the truth</h2>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of figures">
+<table class="numbers">
+<caption>Figures with 95% intervals (patient bootstrap), on {{ "{:,}".format(result.images) }} \
+images of {{ "{:,}".format(result.delivered.patients) }} patients.</caption>
+<thead><tr><th scope="col">Measure</th>
+{% for head in heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for words, cells in rows %}
+<tr><th scope="row">{{ words }}</th>
+{% for cell in cells %}<td>{{ number(cell) }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+<h3>Delivered labels by class</h3>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of classes">
+<table class="numbers">
+<thead><tr><th scope="col">Class</th><th scope="col">images</th><th scope="col">precision</th>\
+<th scope="col">recall</th><th scope="col">F1</th></tr></thead>
+<tbody>
+{% for class, support, cells in by_class %}
+<tr><th scope="row">{{ class | shortened(40) }}</th><td>{{ "{:,}".format(support) }}</td>
+{% for cell in cells %}<td>{{ number(cell) }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+</section>
+<section aria-labelledby="figures">
+<h2 id="figures">Figures</h2>
+<div class="figures">
+{% for title, svg in figures %}
+<figure><figcaption><b>{{ title }}</b></figcaption>{{ svg | safe }}</figure>
+{% endfor %}
+</div>
+</section>
+{% if grid %}
+<section aria-labelledby="errors">
+<h2 id="errors">Which errors</h2>
+<p class="note">The pictures are small copies of the images as they are. Text burned into an image \
+can be seen here too: look before you pass this file on.</p>
+{{ grid | safe }}
+</section>
+{% endif %}
+</main>
+<footer><p>medloop is research software and not a medical device. Its labels, figures and \
+certificates do not replace the judgement of a qualified person, and must not be used to diagnose \
+or treat patients.</p></footer>
+</body>
+</html>
+"""

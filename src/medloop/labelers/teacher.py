@@ -1,0 +1,189 @@
+"""Labels from a table of probabilities that a model elsewhere has written."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.dataset import Dataset
+from medloop.errors import DataError, UsageError, did_you_mean
+from medloop.labels import Labels
+from medloop.progress import Progress, silent
+from medloop.read.table import slashed
+from medloop.students.feature_file import Features
+from medloop.students.logistic import labels_of
+
+Floats = NDArray[np.float64]
+
+#: A row may miss one by this much, as tables hold rounded numbers; it is divided by its sum.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Teacher:
+    """Probabilities of a table, taken as they are.
+
+    Parameters
+    ----------
+    path : path
+        See :func:`read_teacher`.
+    rows : Features, optional
+        Filled by ``prepare``.
+    """
+
+    name: ClassVar[str] = "teacher"
+
+    path: str | Path
+    rows: Features | None = field(default=None, repr=False)
+
+    def prepare(
+        self, dataset: Dataset, *, folder: Path | None = None, progress: Progress = silent
+    ) -> Self:
+        """Read the rows of every image, once; ``folder`` is not needed.
+
+        Raises
+        ------
+        UsageError, DataError
+            See :func:`read_teacher`.
+        """
+        ordered = dataset[np.argsort(dataset.id, kind="stable")]
+        probs = read_teacher(self.path, ordered.classes, ordered.file.tolist())
+        return replace(self, rows=Features(ordered.id, probs.astype(np.float32)))
+
+    def label(self, dataset: Dataset) -> Labels:
+        """Return one label an image, with its probabilities.
+
+        Raises
+        ------
+        UsageError, DataError
+            See :func:`read_teacher`; what was prepared is not read again.
+        """
+        if self.rows is not None and self.rows.holds(dataset.id):
+            return labels_of(dataset, self.rows.of(dataset.id).astype(np.float64))
+        return labels_of(dataset, read_teacher(self.path, dataset.classes, dataset.file.tolist()))
+
+
+def read_teacher(path: str | Path, classes: Sequence[str], files: Sequence[str]) -> Floats:
+    r"""Read the probabilities of these files from a CSV (comma, semicolon or tab; UTF-8).
+
+    Parameters
+    ----------
+    path : path
+        Columns ``file`` and ``p_CLASS`` for every class; others are passed over, and so are rows
+        of other files, once they are checked.
+    classes : sequence of str
+    files : sequence of str
+        In the order in which rows are wanted.
+
+    Returns
+    -------
+    (n, K) float
+        Rows sum to one: each is divided by its sum, which may be off by ``TOLERANCE``.
+
+    Raises
+    ------
+    UsageError
+        There is no such file.
+    DataError
+        A column is missing, there twice or names no class; a number is none, negative or not
+        finite; a row does not sum to one; a file is there twice or not at all.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "teacher.csv"
+    ...     _ = path.write_text("file,p_no,p_yes\na.png,0.9,0.1\nb.png,0.25,0.75\n")
+    ...     read_teacher(path, ["no", "yes"], ["b.png"]).tolist()
+    [[0.25, 0.75]]
+    """
+    line_of: dict[str, int] = {}
+    row_of: dict[str, int] = {}
+    rows: list[list[float]] = []
+    lines: list[int] = []
+    table = _rows(Path(path))
+    _, names = next(table, (1, []))
+    columns = _columns(path, [name.strip() for name in names], classes)
+    for line, cells in table:
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(names):
+            raise DataError(f"{path} line {line}: {len(cells)} cells, but {len(names)} columns.")
+        file = slashed(cells[columns["file"]].strip())
+        if not file:
+            raise DataError(f"{path} line {line}: the file is empty.")
+        first = line_of.setdefault(file, line)
+        if first != line:
+            raise DataError(f"{path} line {line}: {file} stands in line {first} already.")
+        row_of[file] = len(rows)
+        rows.append([_number(path, line, f"p_{c}", cells[columns[f"p_{c}"]]) for c in classes])
+        lines.append(line)
+    wanted = [slashed(str(file)) for file in files]
+    if absent := [file for file in wanted if file not in row_of]:
+        raise DataError(
+            f"{path} has no row for {len(absent):,} of {len(wanted):,} files, such as {absent[0]}."
+        )
+    probs = np.array(rows, np.float64).reshape(len(rows), len(classes))
+    sums = probs.sum(axis=1)
+    off = abs(sums - 1) > TOLERANCE
+    if off.any():
+        row = int(np.argmax(off))
+        raise DataError(
+            f"{path} line {lines[row]}: the probabilities must sum to one, got {sums[row]:g}."
+        )
+    return np.asarray((probs / sums[:, None])[[row_of[file] for file in wanted]])
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield every row of the table with the number of its first line."""
+    if not path.is_file():
+        raise UsageError(f"no table at {path}.")
+    line = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            header = stream.readline()
+            stream.seek(0)
+            delimiter = max(",;\t", key=header.count)
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            for cells in reader:
+                yield line + 1, cells
+                line = reader.line_num
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text; save it as CSV UTF-8.") from None
+    except csv.Error as error:
+        raise DataError(f"{path} line {line + 1}: {error}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _columns(path: str | Path, names: list[str], classes: Sequence[str]) -> dict[str, int]:
+    wanted = ["file", *(f"p_{name}" for name in classes)]
+    for name in names:
+        if name.startswith("p_") and name not in wanted:
+            raise DataError(
+                f"{path}: column {name!r} names no class.{did_you_mean(name, wanted[1:])}"
+            )
+    for name in wanted:
+        if names.count(name) != 1:
+            known = ", ".join(names) or "none"
+            what = "has the column {!r} twice" if name in names else "has no column {!r}"
+            raise DataError(f"{path} {what.format(name)}; its columns are {known}.")
+    return {name: names.index(name) for name in wanted}
+
+
+def _number(path: str | Path, line: int, column: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = float("nan")
+    if not (0 <= value < float("inf")):
+        raise DataError(
+            f"{path} line {line}: {column} must be a number of 0 or more, got {cell.strip()!r}."
+        )
+    return value
