@@ -1,4 +1,4 @@
-"""Recipe zero-shot: does a student correct a weak teacher, beside the published way?
+"""Recipe zero-shot beside the published way: what a student corrects of a weak teacher.
 
 No CLIP weights are at hand here, so the teachers are other weak models that make real,
 image-dependent errors: a regression on 8 x 8 pixels, or on five summary statistics, learned from a
