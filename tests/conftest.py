@@ -18,6 +18,7 @@ from medloop.phantoms import CLASSES, draw_phantoms
 from medloop.recipes.few_labels import FewLabels
 from medloop.run import run
 from medloop.stats import bootstrap
+from medloop.students import logistic
 
 
 @pytest.fixture(scope="session")
@@ -114,15 +115,16 @@ def write_set(folder: Path, n: int, *, bright: bool = False) -> ImageSet:
 
 @contextmanager
 def few_draws():
-    """Bootstrap with 100 draws, where only a whole run is of interest."""
+    """Draw 100 bootstrap samples and try three penalties: for tests of other things."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logistic, "PENALTIES", logistic.PENALTIES[::4])
         patch.setattr(evaluation, "bootstrap", partial(bootstrap, draws=100))
         yield patch
 
 
 @pytest.fixture
 def quick():
-    """Spare the runs of this process bootstrap draws and the report."""
+    """Spare the runs of this process most draws, most penalties and the report."""
     with few_draws() as patch:
         patch.setattr("medloop.report.page.write_report", lambda workspace, metrics: None)
         yield

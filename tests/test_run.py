@@ -6,8 +6,8 @@ import pytest
 
 from medloop.errors import DataError, LeakError, UsageError, WorkspaceError
 from medloop.export import export_labels
-from medloop.labels import HUMAN, MODEL
 from medloop.intake import open_dataset
+from medloop.labels import HUMAN, MODEL
 from medloop.run import finish, roll_back, run
 from medloop.store.workspace import Workspace
 

@@ -20,6 +20,8 @@ from medloop.run import run
 from medloop.students.logistic import labels_of
 from medloop.students.patches import Patches
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 SMALL = {"size": 24, "n_centroids": 16, "n_components": 16, "variants": 1}
 TEXT = {0: "smooth oval margin of the mass", 1: "irregular spiculated margin of the mass"}
 
@@ -336,7 +338,6 @@ def other_class(row):
     return {"round": "spiculated", "spiculated": "round"}[row["label"]]
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_test_split_is_never_learned_from(image_set, finished, tmp_path):
     def flip(row):
         return row | {"label": other_class(row)} if row["split"] == "test" else row
@@ -360,7 +361,6 @@ def test_the_test_split_is_never_learned_from(image_set, finished, tmp_path):
         assert new["test"]["weighted_auc"] == pytest.approx(1 - old["test"]["weighted_auc"])
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_val_split_serves_the_gate_and_nothing_learns_from_it(image_set, tmp_path):
     def to_val(row):
         if row["split"] == "test":
@@ -384,7 +384,6 @@ def test_the_val_split_serves_the_gate_and_nothing_learns_from_it(image_set, tmp
         assert changed == val
 
 
-@pytest.mark.usefixtures("quick")
 def test_three_classes_and_texts_end_to_end(three_classes, tmp_path):
     def tell(row):
         return row | {"text": f"the mass is {three_classes.truth[row['file']]}"}
@@ -399,7 +398,6 @@ def test_three_classes_and_texts_end_to_end(three_classes, tmp_path):
     assert len(used["test"]["per_class"]) == 3
 
 
-@pytest.mark.usefixtures("quick")
 def test_faithful_asks_no_gate_and_holds_nothing_out(image_set, tmp_path):
     metrics, _ = labelled(
         image_set, tmp_path, "faithful", lambda row: row, mode="faithful", rounds=1
