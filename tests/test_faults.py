@@ -203,7 +203,6 @@ except Exception as error:
 """
 
 
-@pytest.mark.xfail(strict=True, reason="a sparse memory map on a full disk ends in SIGBUS")
 def test_features_that_do_not_fit_the_disk_are_an_error_and_no_crash(small_disk):
     command = [sys.executable, "-c", FILL, str(small_disk("size=256k"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

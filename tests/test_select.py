@@ -83,7 +83,6 @@ def test_methods_and_folders_that_are_not_there(image_set, tmp_path):
         select(tmp_path / "ws", image_set.config(images=str(tmp_path / "empty"), labels=None))
 
 
-@pytest.mark.xfail(strict=True, reason="a workspace takes no folder that holds to_label.csv")
 @pytest.mark.usefixtures("quick")
 def test_what_was_named_and_labelled_is_then_run_in_the_same_workspace(image_set, tmp_path):
     path, files = select(tmp_path / "ws", image_set.config(labels=None), budget=12)

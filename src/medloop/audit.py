@@ -11,7 +11,7 @@ import numpy as np
 from medloop.certify import audit_size, whole_set
 from medloop.certify import draw_audit as draw
 from medloop.certify import purity as certify_purity
-from medloop.errors import DataError, UsageError
+from medloop.errors import DataError, StaleError, UsageError
 from medloop.labels import HUMAN, MODEL, Labels
 from medloop.read.table import read_table
 from medloop.store.event import Event
@@ -121,7 +121,12 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
         pool = log.labels(audit.seq)
         audited = draw(len(pool), asked["size"], seed=asked["seed"])
         given = _answers(workspace, answers, pool[audited])
-        log.append(f"answers-{audit.seq}", "answers", labels=given, actor="reviewer")
+        try:
+            log.append(f"answers-{audit.seq}", "answers", labels=given, actor="reviewer")
+        except StaleError:
+            raise UsageError(
+                f"the audit of {path} has been answered already, with other labels."
+            ) from None
         rule = certify_purity if asked["purity"] else whole_set
         certificate = rule(
             pool.score,

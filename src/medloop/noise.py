@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medloop.engine.threads import one_thread
 from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.labels import aligned
 
@@ -292,12 +293,11 @@ def _graph(x: Floats, neighbours: int) -> Any:
     """Return S, the normalised graph of nearest neighbours, as a sparse (n, n) matrix."""
     from scipy.sparse import csr_matrix, diags_array
     from sklearn.neighbors import NearestNeighbors
-    from threadpoolctl import threadpool_limits
 
     n = len(x)
     # distances come from products, which lose digits far from the origin
     x = x - x.mean(axis=0)
-    with threadpool_limits(1):
+    with one_thread():
         search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(x)
         distance, near = search.kneighbors()
     width = distance[:, -1]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
+from medloop.engine.threads import one_thread
 from medloop.errors import UsageError, did_you_mean
 from medloop.progress import Note, Progress, silent
 from medloop.read.listing import list_images
@@ -45,10 +46,9 @@ def typiclust(features: NDArray[np.float32], budget: int, *, seed: int) -> NDArr
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.neighbors import NearestNeighbors
-    from threadpoolctl import threadpool_limits
 
     kind = KMeans if len(features) <= 20_000 else MiniBatchKMeans
-    with threadpool_limits(1):
+    with one_thread():
         cluster = kind(budget, random_state=seed, n_init=1).fit_predict(features)
     chosen = []
     for name in np.argsort(-np.bincount(cluster, minlength=budget), kind="stable"):

@@ -23,6 +23,10 @@ CONFIG = "run.yaml"
 _NOTHING = object()
 
 
+#: What may lie in a folder that becomes a workspace: a cut creation, or images chosen to label.
+_BEFORE = ("lock", f".{CONFIG}.part", "cache", "to_label.csv")
+
+
 class Workspace:
     """A folder with the configuration, the label log, the images and the results of one run.
 
@@ -85,7 +89,7 @@ class Workspace:
             if folder.exists() and not folder.is_dir():
                 raise UsageError(f"a workspace must be a folder, got the file {folder}.")
             foreign = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
-            foreign = [name for name in foreign if name not in ("lock", f".{CONFIG}.part")]
+            foreign = [name for name in foreign if name not in _BEFORE]
             if foreign:
                 raise UsageError(
                     f"{folder} is no workspace and not empty: it holds {foreign[0]!r}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medloop.dataset import Dataset
 from medloop.progress import Progress, silent
-from medloop.store.files import write_atomic, write_json
+from medloop.store.files import told, write_atomic, write_json
 
 Floats = NDArray[np.float32]
 
@@ -90,9 +91,9 @@ def compute_features(
     key = fingerprint(representation, ordered)
     path, note = folder / f"features-{key}.npy", folder / f"features-{key}.json"
     shape = (len(ordered), representation.dimensions)
-    done = _noted(note) if path.exists() else 0
+    done = _noted(note) if _fits(path, shape) else 0
     if not done:
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+        _reserve(path, shape)
     while done < len(ordered):
         chunk = slice(done, min(done + _STRIDE, len(ordered)))
         rows = np.lib.format.open_memmap(path, mode="r+")
@@ -102,6 +103,23 @@ def compute_features(
         done = chunk.stop
         write_json(note, {"done": done})
     return Features(ordered.id, path)
+
+
+def _fits(path: Path, shape: tuple[int, int]) -> bool:
+    """Tell whether a file holds so many rows; one that was spoilt is made anew."""
+    try:
+        return _map(path).shape == shape
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def _reserve(path: Path, shape: tuple[int, int]) -> None:
+    """Make the file with all of its room: a hole that no disk can fill would end the process."""
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    rows.flush()
+    if hasattr(os, "posix_fallocate"):
+        with told(path), path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _map(path: Path) -> Floats:
@@ -140,7 +158,11 @@ def write_arrays(path: Path | None, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def read_arrays(path: Path | None) -> dict[str, NDArray[Any]] | None:
-    """Read what ``write_arrays`` kept; None where nothing was."""
+    """Read what ``write_arrays`` kept; None where nothing was, or where it was spoilt."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    return load(path.read_bytes()) if path is not None and path.exists() else None
+    try:
+        return load(path.read_bytes()) if path is not None and path.exists() else None
+    except SafetensorError:
+        return None

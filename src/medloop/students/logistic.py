@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
+from medloop.engine.threads import one_thread
 from medloop.errors import DataError
 from medloop.labels import Labels
 from medloop.students.calibration import (
@@ -133,11 +134,10 @@ def logistic(x: Floats, target: Floats, weight: Floats, *, penalty: float) -> tu
         A class without any mass gets a bias of -30.
     """
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     mass = target * weight[:, None]
     row, column = np.nonzero(mass > 1e-6)
-    with threadpool_limits(1):  # one order of summation, so the same bytes on any machine
+    with one_thread():
         basis = None
         if isinstance(x, np.ndarray) and len(x) < x.shape[1]:
             # The penalised weights lie in the span of the rows: fewer columns, the same answer.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
 from medloop.engine import map_batches
+from medloop.engine.threads import one_thread
 from medloop.prepare.window import square
 from medloop.progress import Progress, silent
 from medloop.students.patch_features import PatchFeatures
@@ -74,7 +75,7 @@ class Representation:
         """
         sample = _sample(dataset, seed)
         images = _load(sample, size, 3 if _has_colour(sample) else 1)
-        with _one_thread_each():
+        with one_thread():
             patches = PatchFeatures.learn(
                 images, patch=patch, grid=grid, n_centroids=n_centroids, seed=seed
             )
@@ -128,7 +129,7 @@ class Representation:
             return np.stack(rows), total
 
         parts, total, done = [], np.zeros((self.dimensions, self.dimensions)), 0
-        with _one_thread_each():
+        with one_thread():
             for rows, part in map_batches(scatter, sample.id.tolist(), batch=_BATCH):
                 parts.append(rows)
                 total += part
@@ -151,7 +152,7 @@ class Representation:
             return self._project(encode([square(dataset.image(i), size, channels) for i in ids]))
 
         done = 0
-        with _one_thread_each():
+        with one_thread():
             for batch in map_batches(represent, dataset.id.tolist(), batch=_BATCH):
                 rows[done : done + len(batch)] = batch
                 done += len(batch)
@@ -215,13 +216,6 @@ def principal(x: Floats, most: int) -> Floats:
 def _sample(dataset: Dataset, seed: int) -> Dataset:
     count = min(SAMPLE, len(dataset))
     return dataset[np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count])]
-
-
-def _one_thread_each() -> Any:
-    """Keep BLAS and OpenMP to one thread: batches run side by side, and sums keep their order."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
 
 
 def _encoder(patches: PatchFeatures, mirror: bool) -> Callable[[Sequence[Floats]], Floats]:
