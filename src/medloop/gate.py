@@ -86,10 +86,10 @@ def do_no_harm(
 ) -> Verdict:
     """Test that ``after`` is not worse than ``before``.
 
-    A round that learned from machine labels carries the burden of proof: it passes if it is shown
-    not to be worse by more than the margin (one-sided non-inferiority), and if it gains at all.
-    One that learned from no machine label cannot confirm its own errors: it passes unless it is
-    shown to be worse, and also where the labels are too few to show anything.
+    Every round must gain on the held-out labels. A round that learned from machine labels may
+    confirm its own errors, so it must also be shown not to be worse by more than the margin
+    (one-sided non-inferiority), and is refused where the labels are too few to show anything. One
+    that learned from no machine label is then kept, with words that say so.
 
     Two classes: clustered DeLong difference of the AUC. More: patient bootstrap (2,000 draws) of
     the difference of the weighted AUC. The precondition is that neither ``before`` nor ``after``
@@ -122,9 +122,9 @@ def do_no_harm(
     """
     n_groups = len(np.unique(group))
     counts = np.bincount(truth, minlength=before.shape[1])
-    difference, lower, upper = _NONE
+    difference = lower = float("nan")
     if n_groups >= LEAST_GROUPS and (counts >= LEAST_OF_A_CLASS).sum() >= 2:
-        difference, lower, upper = _interval(gate, truth, before, after, group, seed)
+        difference, lower = _interval(gate, truth, before, after, group, seed)
     if not np.isfinite([difference, lower]).all():  # also where one patient holds a whole class
         said = (
             f"{'Refused' if machine_taught else 'Kept unverified'}: {len(truth)} held-out labels "
@@ -136,31 +136,29 @@ def do_no_harm(
     reason = ""
     if machine_taught and not lower > -gate.margin:
         reason = "harm"
-    elif machine_taught and not difference > 0:
+    elif not difference > 0:
         reason = "no_gain"
-    elif upper < 0:
-        reason = "harm"
     said = (
         f"{'Refused' if reason else 'Kept'}: the weighted AUC on {len(truth)} held-out labels of "
         f"{n_groups} patients changed by {difference:+.3f}; with {gate.confidence:.0%} confidence "
         f"the change is above {lower:+.3f}"
-        + (f" (needed: above {-gate.margin:+.3f}, and a gain)." if machine_taught else ".")
+        + (
+            f" (needed: above {-gate.margin:+.3f}, and a gain)."
+            if machine_taught
+            else " (needed: a gain)."
+        )
     )
     return Verdict(not reason, reason, difference, lower, len(truth), n_groups, said)
 
 
-_NONE = (float("nan"),) * 3
-
-
 def _interval(
     gate: Gate, truth: Ints, before: Floats, after: Floats, group: Ints, seed: int
-) -> tuple[float, float, float]:
-    """Change of the weighted AUC, and its one-sided lower and upper bound."""
+) -> tuple[float, float]:
+    """Change of the weighted AUC, and its one-sided lower bound."""
     if before.shape[1] == 2:
         result = delong(truth == 1, before[:, 1], after[:, 1], group=group)
         tested = non_inferiority(result, margin=gate.margin, confidence=gate.confidence)
-        # the normal interval is symmetric
-        return tested.difference, tested.lower, 2 * tested.difference - tested.lower
+        return tested.difference, tested.lower
     drawn = bootstrap(
         lambda t, a, b: weighted_auc(t, b) - weighted_auc(t, a),
         truth,
@@ -169,6 +167,4 @@ def _interval(
         group=group,
         seed=seed,
     )
-    tail = 1 - gate.confidence
-    lower, upper = np.quantile(drawn.values, [tail, 1 - tail]).tolist()
-    return drawn.estimate, lower, upper
+    return drawn.estimate, float(np.quantile(drawn.values, 1 - gate.confidence))

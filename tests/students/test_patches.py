@@ -330,7 +330,9 @@ def test_settle_chooses_the_penalty_once(pool, prepared):
     assert settled.penalty in PENALTIES
     assert settled.line is None
     assert settled.fit(dataset, labels[:30], seed=5).penalty == settled.penalty
-    assert settled.adapt(dataset, seed=0).penalty is None  # another space, another penalty
+    assert settled.settle(dataset, labels[:10], seed=3).penalty == settled.penalty
+    given = replace(prepared, penalty=0.7).adapt(dataset, seed=0)
+    assert given.settle(dataset, labels[:40], seed=0).penalty == 0.7
 
 
 # -- calibration -------------------------------------------------------------------------------

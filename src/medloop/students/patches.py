@@ -145,10 +145,12 @@ class Patches:
             space = nuisance_space(rows, nuisance)
             arrays = {"centre": space.centre, "map": space.map}
             write_arrays(path, arrays)
-        return replace(self, space=Space(**arrays), penalty=None)
+        return replace(self, space=Space(**arrays))
 
     def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
-        """Choose the penalty from a person's labels, once for all fits."""
+        """Choose the penalty from these labels, once for all fits; one that is given stays."""
+        if self.penalty is not None:
+            return self
         return replace(self, penalty=self.fit(dataset, labels, seed=seed).penalty)
 
     def fit(
