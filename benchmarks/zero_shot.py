@@ -87,6 +87,24 @@ def tasks(data: Path) -> dict[str, Task]:
     }
 
 
+#: Teachers by task: features, images a class, seed. The seeds are those of six whose F1 lies in
+#: .7-.9 on the mixture, and the best on the harder tasks, where no such teacher is that good.
+TEACHERS = {
+    "chest / breast": (
+        ("8 x 8 pixels", 1, 0),
+        ("8 x 8 pixels", 1, 4),
+        ("statistics", 5, 0),
+        ("statistics", 2, 1),
+    ),
+    "normal / pneumonia": (
+        ("8 x 8 pixels", 5, 1),
+        ("8 x 8 pixels", 2, 5),
+        ("statistics", 5, 2),
+    ),
+    "benign / malignant": (("8 x 8 pixels", 5, 1), ("8 x 8 pixels", 5, 2)),
+}
+
+
 # -- teachers -------------------------------------------------------------------------------
 
 
@@ -194,14 +212,15 @@ def main() -> None:
 
 def measure(task: Task, splits: int) -> list[str]:
     """Try every teacher on one task."""
-    small, few = pixels(task.dataset), statistics(task.dataset)
-    everyone = np.zeros(len(task.truth), bool)
-    teachers: dict[str, tuple[Floats, NDArray[np.bool_]]] = {
-        "8 x 8 pixels, 2 images a class": weak(small, task.truth, 2, 0),
-        "8 x 8 pixels, 5 images a class": weak(small, task.truth, 5, 0),
-        "statistics, 5 images a class": weak(few, task.truth, 5, 0),
-        "control: 25% of the labels turned over": (noisy(task.truth, 0.25, 0), everyone),
+    features = {"8 x 8 pixels": pixels(task.dataset), "statistics": statistics(task.dataset)}
+    teachers = {
+        f"{kind}, {each} image{'s' * (each > 1)} a class, seed {seed}": weak(
+            features[kind], task.truth, each, seed
+        )
+        for kind, each, seed in TEACHERS[task.name]
     }
+    everyone = np.zeros(len(task.truth), bool)
+    teachers["control: 25% of the labels turned over"] = noisy(task.truth, 0.25, 0), everyone
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         plain = make_student("patches", {}).prepare(task.dataset, seed=0)
