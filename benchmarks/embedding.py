@@ -27,7 +27,8 @@ from transformers.utils import logging
 
 from medloop.dataset import Dataset
 from medloop.engine import map_batches
-from medloop.labelers.zero_shot import Tower, ZeroShot, load_tower
+from medloop.labelers.tower import Tower, load_tower
+from medloop.labelers.zero_shot import ZeroShot
 from medloop.prepare.window import square
 from medloop.read.image import FolderPixels
 from medloop.students.feature_file import compute_features

@@ -21,9 +21,8 @@ from medloop.labels import HUMAN, MODEL, Labels
 from medloop.metrics import confusion_matrix
 from medloop.progress import Note, Progress, silent
 from medloop.read.table import read_table
-from medloop.report.words import count_words, shortened, with_interval
-from medloop.splits import LabelsOfStudent, boxplots, errors_grid, evaluate_splits, sort_errors
-from medloop.store.files import write_atomic
+from medloop.report.words import count_words, with_interval
+from medloop.splits import LabelsOfStudent, errors_grid, evaluate_splits, sort_errors
 from medloop.store.workspace import Workspace
 from medloop.students import make_student
 
@@ -43,13 +42,7 @@ UNSEEN = (
 )
 
 _DRAWS, _CONFIDENCE = 2_000, 0.95
-_MEASURES = (
-    ("accuracy", "Accuracy"),
-    ("macro_f1", "Macro F1"),
-    ("macro_precision", "Macro precision"),
-    ("macro_recall", "Macro recall (sensitivity)"),
-)
-_PER_CLASS = ("precision", "recall", "f1")
+_MEASURES = ("accuracy", "macro_f1", "macro_precision", "macro_recall")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +111,8 @@ def evaluate_workspace(
         The table names an unknown class, or no image of the workspace; or there is nothing to
         compare.
     """
+    from medloop.report.evaluation import write_evaluation
+
     with Workspace.open(path) as workspace, workspace.locked():
         rounds = {event.round: event.seq for event in workspace.log.events("round", live=True)}
         if not rounds:
@@ -173,9 +168,7 @@ def evaluate_workspace(
         grid = ""
         if last > first:
             grid = _grid(dataset, judged, sets[first], delivered, (first, last))
-        page = _page(shortened(workspace.folder.resolve().name, 80), result, grid)
-        # names of files need not be UTF-8
-        write_atomic(workspace.path("evaluation.html"), page.encode("utf-8", "replace"))
+        write_evaluation(workspace, result, grid)
         return result
 
 
@@ -266,7 +259,7 @@ def _measure(
         "patients": len(np.unique(truth.group)),
         "wrong": len(given) - int(np.trace(counts)),
     }
-    for name, _ in _MEASURES:
+    for name in _MEASURES:
         measured |= told(name)
     measured["classes"] = list(classes)
     measured["per_class"] = [
@@ -405,6 +398,18 @@ def _aligned(judged: Truth, before: Labels, after: Labels) -> tuple[Ints, Ints, 
     return both.class_id, _class_of(before, both.image), _class_of(after, both.image)
 
 
+def _grid(
+    dataset: Dataset, judged: Truth, before: Labels, after: Labels, rounds: tuple[int, int]
+) -> str:
+    both = judged.where(before.image)
+    return errors_grid(
+        dataset[dataset.position(both.image)],
+        *_aligned(judged, before, after),
+        score=_rows(after, both.image).score,
+        names=(f"round {rounds[0]}", f"round {rounds[1]}"),
+    )
+
+
 def _dataset(workspace: Workspace) -> Dataset:
     """Open the images; where they are gone, a data set that knows their names."""
     from medloop.intake import open_dataset
@@ -457,149 +462,3 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     if result["splits"]:
         said.append(result["splits"]["sentence"])
     return said
-
-
-# -- the page -----------------------------------------------------------------------------------
-
-
-def _grid(
-    dataset: Dataset, judged: Truth, before: Labels, after: Labels, rounds: tuple[int, int]
-) -> str:
-    both = judged.where(before.image)
-    return errors_grid(
-        dataset[dataset.position(both.image)],
-        *_aligned(judged, before, after),
-        score=_rows(after, both.image).score,
-        names=(f"round {rounds[0]}", f"round {rounds[1]}"),
-    )
-
-
-def _page(name: str, result: dict[str, Any], grid: str) -> str:
-    """Write one file that refers to nothing outside and runs no script."""
-    import jinja2
-
-    from medloop import report
-    from medloop.report import figures
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shortened"] = shortened
-    # the report and this page look alike: the style stands in the report's template
-    template = (Path(report.__file__).parent / "page.html.jinja").read_text(encoding="utf-8")
-    style = template.partition("<style>")[2].partition("</style>")[0]
-    columns = list(result["rounds"])
-    heads = [f"round {row['round']}" for row in columns]
-    if columns[-1] == result["delivered"]:
-        heads[-1] += ", delivered"
-    else:
-        columns, heads = [*columns, result["delivered"]], [*heads, "delivered"]
-    drawn = [
-        (f"Confusion matrix, {head}", figures.confusion(row, name=f"confusion-{i}"))
-        for i, (head, row) in enumerate(zip(heads, columns, strict=True))
-        if i in (0, len(columns) - 1)
-    ]
-    if result["splits"]:
-        drawn.append(("F1 on held-out images", boxplots(result["splits"], result["classes"])))
-    return environment.from_string(_TEMPLATE).render(
-        name=name,
-        style=style,
-        result=result,
-        heads=heads,
-        rows=[(words, [_cell(column, key) for column in columns]) for key, words in _MEASURES],
-        by_class=[
-            (row["class"], row["support"], [_cell(row, key) for key in _PER_CLASS])
-            for row in result["delivered"]["per_class"]
-        ],
-        figures=[(title, svg) for title, svg in drawn if svg],
-        grid=grid,
-    )
-
-
-def _cell(row: dict[str, Any], key: str) -> dict[str, Any]:
-    return {"value": row[key], "interval": row[f"{key}_interval"]}
-
-
-_TEMPLATE = """\
-{% macro number(cell) -%}
-<data value="{{ cell.value }}">{{ "%.3f" | format(cell.value) }}</data>
-<span class="interval">[{{ "%.3f" | format(cell.interval[0]) }}, \
-{{ "%.3f" | format(cell.interval[1]) }}]</span>
-{%- endmacro %}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{{ name }}: medloop evaluation</title>
-<style>{{ style | safe }}</style>
-</head>
-<body>
-<header>
-<p class="over">medloop evaluation</p>
-<h1>{{ name }}</h1>
-<p class="under">Recipe {{ result.recipe }} &middot; compared with \
-{{ result.truth | shortened(120) }}</p>
-</header>
-<main>
-<section aria-label="Summary">
-{% for sentence in result.sentences %}
-<p{% if loop.index == 2 %} class="lead"{% endif %}>{{ sentence }}</p>
-{% endfor %}
-</section>
-<section aria-labelledby="rounds">
-<h2 id="rounds">Machine labels against the truth</h2>
-<div class="scroll" tabindex="0" role="region" aria-label="Table of figures">
-<table class="numbers">
-<caption>Figures with 95% intervals (patient bootstrap), on {{ "{:,}".format(result.images) }} \
-images of {{ "{:,}".format(result.delivered.patients) }} patients.</caption>
-<thead><tr><th scope="col">Measure</th>
-{% for head in heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for words, cells in rows %}
-<tr><th scope="row">{{ words }}</th>
-{% for cell in cells %}<td>{{ number(cell) }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-<h3>Delivered labels by class</h3>
-<div class="scroll" tabindex="0" role="region" aria-label="Table of classes">
-<table class="numbers">
-<thead><tr><th scope="col">Class</th><th scope="col">images</th><th scope="col">precision</th>\
-<th scope="col">recall</th><th scope="col">F1</th></tr></thead>
-<tbody>
-{% for class, support, cells in by_class %}
-<tr><th scope="row">{{ class | shortened(40) }}</th><td>{{ "{:,}".format(support) }}</td>
-{% for cell in cells %}<td>{{ number(cell) }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-</section>
-<section aria-labelledby="figures">
-<h2 id="figures">Figures</h2>
-<div class="figures">
-{% for title, svg in figures %}
-<figure><figcaption><b>{{ title }}</b></figcaption>{{ svg | safe }}</figure>
-{% endfor %}
-</div>
-</section>
-{% if grid %}
-<section aria-labelledby="errors">
-<h2 id="errors">Which errors</h2>
-<p class="note">The pictures are small copies of the images as they are. Text burned into an image \
-can be seen here too: look before you pass this file on.</p>
-{{ grid | safe }}
-</section>
-{% endif %}
-</main>
-<footer><p>medloop is research software and not a medical device. Its labels, figures and \
-certificates do not replace the judgement of a qualified person, and must not be used to diagnose \
-or treat patients.</p></footer>
-</body>
-</html>
-"""

@@ -37,7 +37,7 @@ def bert(tmp_path):
     """A folder with a tiny BERT and a vocabulary of word pieces."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from medloop.students.backbones import _quiet
+    from medloop.students.backbones import quiet
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
@@ -50,7 +50,7 @@ def bert(tmp_path):
         intermediate_size=32,
         max_position_embeddings=32,
     )
-    with _quiet():
+    with quiet():
         transformers.BertModel(config).save_pretrained(tmp_path)
     return tmp_path
 

@@ -125,7 +125,7 @@ def save(model, folder: Path) -> None:
         for name, value in model.named_parameters():
             if value.ndim > 1 and "position" not in name:
                 value.mul_(3.0)
-    with backbones._quiet():
+    with backbones.quiet():
         model.save_pretrained(folder)
 
 
@@ -438,7 +438,7 @@ def test_the_processor_may_stand_in_the_file_of_newer_versions(spoilt, clip, dat
 
 def test_a_model_without_words_is_refused(tmp_path, dataset):
     config = transformers.ViTConfig(**TINY, **SEES)
-    with backbones._quiet():
+    with backbones.quiet():
         transformers.ViTModel(config).save_pretrained(tmp_path / "vit")
     refused(tmp_path / "vit", dataset, UsageError, "of type 'vit'; one that compares images")
 

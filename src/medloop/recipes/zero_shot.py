@@ -41,6 +41,12 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
+#: The round before left one class in a half of the images: there is nothing to tell apart.
+ONE_CLASS = Verdict(
+    False, "harm", float("nan"), float("nan"), 0, 0, "Refused: the labels have one class left."
+)
+
+
 class Labeler(Protocol):
     """Anything that labels without having been trained here."""
 
@@ -183,10 +189,14 @@ def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
         before.class_id, bench.dataset.group, folds=2, seed=bench.config.seed + number
     )
     everything = np.ones(len(before), bool)
+    if any(len(np.unique(before.class_id[half != own])) < 2 for own in (0, 1)):
+        fitted = _learn(bench, known, bench.told, everything)
+        return Proposal(fitted, before, kept=len(before), evidence=ONE_CLASS)
     first = _judge(bench, known, before, everything, half)
     bad = suspects(before.class_id, _own(first, half))
-    if len(np.unique(before.class_id[~bad])) < len(bench.dataset.classes):
-        bad = ~everything  # leaving them out would leave a class without labels
+    left = [before.class_id[~bad & (half != own)] for own in (0, 1)]
+    if any(len(np.unique(classes)) < 2 for classes in left):
+        bad = ~everything  # leaving them out would leave one class
     judged = _judge(bench, known, before, ~bad, half)
     final = _learn(bench, known, before, ~bad)
     labels = labels_of(bench.dataset, _own(judged, half))

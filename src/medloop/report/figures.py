@@ -163,13 +163,17 @@ def labels_by_round(rounds: Rows, *, refused: Sequence[int] = ()) -> str:
         return svg(figure, "labels", f"Machine labels. {said}.")
 
 
-def confusion(measured: dict[str, Any], *, name: str = "confusion") -> str:
+def confusion(
+    measured: dict[str, Any], *, rows: str = "label by a person", name: str = "confusion"
+) -> str:
     """Draw a confusion matrix: counts, shaded by the share of each row.
 
     Parameters
     ----------
     measured : dict
-        With ``classes`` and ``confusion_matrix`` (a person's label by row).
+        With ``classes`` and ``confusion_matrix`` (the model's label by column).
+    rows : str
+        What a row is.
     name : str
         Tells the figures of a page apart.
 
@@ -234,7 +238,7 @@ def confusion(measured: dict[str, Any], *, name: str = "confusion") -> str:
         for spine in axes.spines.values():
             spine.set_visible(False)
         axes.set_xlabel("label by the model")
-        axes.set_ylabel("label by a person")
+        axes.set_ylabel(rows)
         right = int(np.trace(counts))
         alt = f"Confusion matrix: {right:,} of {int(counts.sum()):,} on the diagonal."
         return svg(figure, name, alt)

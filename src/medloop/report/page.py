@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from medloop.errors import MedloopError
 from medloop.labels import HUMAN, MODEL, Labels
 from medloop.report import figures
 from medloop.report.gallery import Picture, least_sure, most_contradicted, pictures
+from medloop.report.template import write_page
 from medloop.report.words import (
     SETS,
     certify_command,
@@ -29,13 +29,11 @@ from medloop.report.words import (
     shortened,
 )
 from medloop.rounds import load_judged
-from medloop.store.files import write_atomic
 from medloop.store.images import OK
 from medloop.store.workspace import Workspace
 
 Ints = NDArray[np.int64]
 
-_TEMPLATE = "page.html.jinja"
 _PICTURES = 12
 _QUARANTINED = 20
 _FEW_PATIENTS = 30
@@ -66,22 +64,7 @@ def write_report(workspace: Workspace, metrics: dict[str, Any]) -> None:
     WorkspaceError
         The file cannot be written, or a round cannot be read.
     """
-    page = _environment().get_template(_TEMPLATE).render(_content(workspace, metrics))
-    # names of files need not be UTF-8
-    write_atomic(workspace.path("report.html"), page.encode("utf-8", "replace"))
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shortened"] = shortened
-    environment.filters["count"] = count_words
-    return environment
+    write_page(workspace.path("report.html"), "page.html.jinja", _content(workspace, metrics))
 
 
 def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:

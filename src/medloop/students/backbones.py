@@ -205,25 +205,46 @@ def find(name: str, *, weights: bool) -> tuple[Path | None, str]:
 
 @functools.lru_cache(maxsize=32)  # folds and rounds must not wait for a dead network each time
 def _snapshot(repo: str) -> tuple[Path | None, str]:
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    def download(**options: Any) -> Path:
-        return Path(snapshot_download(repo, allow_patterns=_FILES, **options))
+    from huggingface_hub import constants, snapshot_download
 
     cached = None
     with contextlib.suppress(OSError, ValueError):
-        folder = download(local_files_only=True)
+        folder = Path(snapshot_download(repo, allow_patterns=_FILES, local_files_only=True))
         cached = folder if (folder / "config.json").is_file() else None
     if cached is not None and _tensors(cached):
         return cached, ""
     if constants.HF_HUB_OFFLINE:
         return cached, "not in the hub's cache, and HF_HUB_OFFLINE is set"
     try:
-        # one question with a short limit first: a download would retry for minutes
-        revision = HfApi().model_info(repo, timeout=_HUB_SECONDS).sha
-        return download(revision=revision, etag_timeout=_HUB_SECONDS), ""
+        return fetch(repo, _FILES), ""
     except Exception as error:  # the hub's client raises errors of four packages
         return cached, f"not in the hub's cache, and the hub gave {type(error).__name__}"
+
+
+def fetch(repo: str, files: list[str], *, revision: str | None = None) -> Path:
+    """Fetch files of a model on the hub, and return the folder of the cache that holds them.
+
+    Parameters
+    ----------
+    repo : str
+        ``owner/model``.
+    files : list of str
+        Patterns of names.
+    revision : str, optional
+        The newest where not given.
+
+    Raises
+    ------
+    Exception
+        Of the hub's client, within seconds where the hub does not answer.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    # one question with a short limit first: a download would retry for minutes
+    known = HfApi().model_info(repo, revision=revision, timeout=_HUB_SECONDS).sha
+    return Path(
+        snapshot_download(repo, revision=known, allow_patterns=files, etag_timeout=_HUB_SECONDS)
+    )
 
 
 def _tensors(folder: Path) -> Path | None:
@@ -239,7 +260,7 @@ def _bare(plan: Plan) -> nn.Module:
     auto: Any = transformers.AutoModel
     config = _config(plan.config)
     try:
-        with _quiet():
+        with quiet():
             backbone: nn.Module = auto.from_config(config, trust_remote_code=False)
     except (ValueError, RuntimeError, TypeError, AttributeError, ImportError) as error:
         raise UsageError(f"{_kind(plan)} cannot be built: {_line(error)}.") from error
@@ -273,7 +294,7 @@ def _load(folder: Path, plan: Plan) -> tuple[nn.Module | None, Plan, str]:
     if _tensors(folder) is None:
         return None, plan, "no model.safetensors there"
     try:
-        with _quiet():
+        with quiet():
             backbone, info = transformers.AutoModel.from_pretrained(
                 folder,
                 config=_config(plan.config),
@@ -354,7 +375,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' reports on loading from the terminal; what matters is in ``weights``."""
     import transformers
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import json
 import math
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
-from medloop.errors import DataError, MissingError, UsageError, did_you_mean
+from medloop.errors import DataError, MissingError, UsageError
 from medloop.labels import Labels
 from medloop.progress import Progress, silent
 from medloop.store.files import write_atomic, write_json
 from medloop.students.calibration import log_prior, softmax
+from medloop.students.devices import choose_bfloat16, choose_device, laid_out, repeatable
 from medloop.students.logistic import labels_of
+from medloop.students.network_limits import check_limits
+from medloop.students.training import follow, parameter_groups, rate_share, weighted_targets
 
 if TYPE_CHECKING:
     import torch
@@ -35,22 +35,6 @@ _KEEP = 512 * 2**20  # bytes of decoded images that may stay in memory
 _LABEL_BATCH = 64
 _CLIP = 1.0  # norm of the gradient; one odd image must not undo many steps
 _LR_RANDOM, _LR_PRETRAINED = 1e-3, 2e-4
-
-_INTS = {"size": 16, "epochs": 1, "batch": 2, "min_steps": 1}
-_INTS_OR_NONE = {"max_steps": 1, "threads": 1}
-_NUMBERS = {
-    "weight_decay": (0.0, 1.0),
-    "warmup": (0.0, 0.9),
-    "label_smoothing": (0.0, 0.9),
-    "tau": (0.0, 10.0),
-    "augment": (0.0, 3.0),
-    "erase": (0.0, 1.0),
-    "mixup": (0.0, 10.0),
-    "ema": (0.0, 0.9999),
-    "temperature": (0.01, 100.0),
-}
-_WORDS = {"pretrained": ("auto", "never", "required"), "sampling": ("natural", "balanced")}
-_SWITCHES = ("flip", "flip_average", "warm_start")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -144,7 +128,7 @@ class Network:
     state: Mapping[str, torch.Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_limits(self)
         _need("torch", "transformers")
 
     def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
@@ -209,19 +193,19 @@ class Network:
 
         from medloop.students import augment
 
-        rows, targets, class_id = _targets(dataset, labels, weight, self.label_smoothing)
+        rows, targets, class_id = weighted_targets(dataset, labels, weight, self.label_smoothing)
         batch = min(self.batch, max(2, len(rows)))  # batch normalisation needs two images
         steps = max(self.epochs * math.ceil(len(rows) / batch), self.min_steps)
         steps = min(steps, self.max_steps or steps)
-        device = _device(self.device)
-        half = _half(self.bfloat16, device)
+        device = choose_device(self.device)
+        half = choose_bfloat16(self.bfloat16, device)
         order = augment.order(class_id, steps * batch, seed, sampling=self.sampling)
-        with _repeatable(device, self.threads):
+        with repeatable(device, self.threads):
             torch.manual_seed(augment.key(seed))
             net, plan, weights = self._initial(len(dataset.classes))
-            net = _laid_out(net, device).train()
+            net = laid_out(net, device).train()
             rate = self._rate(weights)
-            optimizer = torch.optim.AdamW(_groups(net, self.weight_decay), lr=rate)
+            optimizer = torch.optim.AdamW(parameter_groups(net, self.weight_decay), lr=rate)
             prior = self.tau * log_prior(class_id, len(dataset.classes))
             shift = torch.as_tensor(prior, dtype=torch.float32, device=device)
             mean = {k: v.clone() for k, v in net.state_dict().items()} if self.ema else {}
@@ -246,10 +230,10 @@ class Network:
                 torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(net.parameters(), _CLIP)
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * _schedule(step, steps, self.warmup)
+                    group["lr"] = rate * rate_share(step, steps, self.warmup)
                 optimizer.step()
                 if mean:
-                    _follow(mean, net, min(self.ema, (1 + step) / (10 + step)))
+                    follow(mean, net, min(self.ema, (1 + step) / (10 + step)))
                 progress("train network", step + 1, steps)
         state = mean or net.state_dict()
         if not all(bool(torch.isfinite(values).all()) for values in state.values()):
@@ -301,11 +285,11 @@ class Network:
                 f"the data set has classes {dataset.classes}, but the student learned"
                 f" {self.classes}."
             )
-        device = _device(self.device)
-        half = _half(self.bfloat16, device)
+        device = choose_device(self.device)
+        half = choose_bfloat16(self.bfloat16, device)
         found = [np.empty((0, len(self.classes)))]
-        with _repeatable(device, self.threads), torch.inference_mode():
-            net = _laid_out(self._network(), device).eval()
+        with repeatable(device, self.threads), torch.inference_mode():
+            net = laid_out(self._network(), device).eval()
             done = 0
             for pixels in augment.batches(dataset, dataset.id, _LABEL_BATCH, self.plan):
                 x = augment.tensor(pixels, device)
@@ -425,146 +409,3 @@ def _need(*packages: str) -> None:
             raise MissingError(
                 f"student 'network' needs {package}. Install it with: pip install 'medloop[models]'"
             )
-
-
-def _check(student: Network) -> None:
-    def refuse(name: str, want: str) -> None:
-        raise UsageError(f"{name} must be {want}, got {getattr(student, name)!r}.")
-
-    for name, low in (_INTS | _INTS_OR_NONE).items():
-        value = getattr(student, name)
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= low
-        if not whole and not (value is None and name in _INTS_OR_NONE):
-            refuse(name, f"an int of at least {low}" + " or None" * (name in _INTS_OR_NONE))
-    for name, (least, most) in _NUMBERS.items():
-        if not _number(getattr(student, name), least, most):
-            refuse(name, f"a number from {least:g} to {most:g}")
-    if student.lr != "auto" and not (_number(student.lr, 0.0, 10.0) and student.lr):
-        refuse("lr", "a number above 0 and at most 10, or 'auto'")
-    if student.max_steps is not None and student.max_steps < student.min_steps:
-        refuse("max_steps", f"at least min_steps={student.min_steps}")
-    for name in _SWITCHES:
-        if not isinstance(getattr(student, name), bool):
-            refuse(name, "True or False")
-    if student.bfloat16 not in ("auto", True, False):
-        refuse("bfloat16", "True, False or 'auto'")
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(student.device)):
-        refuse("device", "'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'")
-    for name, words in _WORDS.items():
-        value = getattr(student, name)
-        if value not in words:
-            raise UsageError(f"unknown {name} {value!r}.{did_you_mean(str(value), words)}")
-
-
-def _number(value: object, least: float, most: float) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
-    )
-
-
-def _targets(
-    dataset: Dataset, labels: Labels, weight: NDArray[np.float64] | None, smoothing: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Rows that count, their weighted target distributions, and their classes."""
-    m, k = len(labels), len(dataset.classes)
-    weight = np.ones(m) if weight is None else np.asarray(weight, np.float64)
-    if weight.shape != (m,):
-        raise DataError(f"weight must have shape (m,) with m={m}, got {weight.shape}.")
-    if not (np.isfinite(weight) & (weight >= 0)).all():
-        raise DataError("weight must be finite and 0 or more.")
-    rows = np.flatnonzero(weight > 0)
-    if len(rows) == 0:
-        raise DataError(f"no label to learn from: got {m} rows, none with a weight above 0.")
-    class_id = labels.class_id[rows]
-    if class_id.max() >= k:
-        raise DataError(f"class_id must be below the {k} classes, got {class_id.max()}.")
-    if labels.probs is not None and labels.probs.shape != (m, k):
-        raise DataError(f"probs must have shape ({m}, {k}), got {labels.probs.shape}.")
-    targets = np.eye(k)[class_id] if labels.probs is None else labels.probs[rows]
-    targets = (1 - smoothing) * targets + smoothing / k
-    scale = weight[rows] / weight[rows].mean()
-    return rows, targets * scale[:, None], class_id
-
-
-def _groups(net: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    free = [p for p in net.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in free if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Linear rise, then half a cosine, as a share of the peak rate."""
-    rise = round(warmup * steps)
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
-
-
-def _follow(mean: dict[str, torch.Tensor], net: torch.nn.Module, decay: float) -> None:
-    for name, value in net.state_dict().items():
-        if value.is_floating_point():
-            mean[name].lerp_(value, 1 - decay)
-        else:
-            mean[name].copy_(value)
-
-
-def _laid_out(net: Classifier, device: str) -> Classifier:
-    from torch import channels_last
-    from torch.nn.utils import convert_conv2d_weight_memory_format
-
-    convert_conv2d_weight_memory_format(net.to(device), channels_last)
-    return net
-
-
-def _device(choice: str) -> str:
-    import torch
-
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if choice == "auto":
-        return next((name for name, there in here.items() if there), "cpu")
-    if not here.get(choice.partition(":")[0], True):
-        raise UsageError(f"device {choice!r} is not on this machine.")
-    return choice
-
-
-def _half(choice: bool | str, device: str) -> bool:
-    import torch
-
-    if isinstance(choice, bool):
-        return choice
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # without one of these a CPU converts to and fro, and is slower than in float32
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device == "cpu" and any(bool(getattr(torch.cpu, p, bool)()) for p in probes)
-
-
-@contextlib.contextmanager
-def _repeatable(device: str, threads: int | None) -> Iterator[None]:
-    """Same inputs, same bytes; the caller's random state and settings come back at the end."""
-    import torch
-    from torch.utils import deterministic as module
-
-    deterministic: Any = module
-    strict, warn = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    before = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    fill = deterministic.fill_uninitialized_memory
-    if device.startswith("cuda"):
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    try:
-        with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
-            torch.set_num_threads(threads or before[0])
-            torch.backends.cudnn.benchmark = False
-            torch.use_deterministic_algorithms(True, warn_only=False)
-            deterministic.fill_uninitialized_memory = False  # costs time, guards nothing here
-            yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.backends.cudnn.benchmark = before[1]
-        torch.use_deterministic_algorithms(strict, warn_only=warn)
-        deterministic.fill_uninitialized_memory = fill
