@@ -31,7 +31,7 @@ from medloop.metrics import auc_per_class, weighted_auc
 from medloop.prepare.split import group_folds
 from medloop.read.image import FolderPixels
 from medloop.read.listing import list_images
-from medloop.recipes.few_labels import FewLabels, steps
+from medloop.recipes.few_labels import FewLabels
 from medloop.stats import delong, nadeau_bengio
 from medloop.students import Student, make_student
 
@@ -221,7 +221,7 @@ def run_draw(
         return judge(dataset, truth, made.best.student.label(test))
 
     config = FewLabels(images="", mode="faithful", student=kind, rounds=1)
-    first, second, _ = closed_loop(known, steps(config, pool, known, student), rounds=1)
+    first, second, _ = closed_loop(known, config.steps(pool, known, student), rounds=1)
     found = {"baseline": judged(first), "faithful": judged(second)}
 
     rounds = 3 if gate else 1
@@ -244,7 +244,7 @@ def run_draw(
     kept = first
     for made in closed_loop(
         known,
-        steps(config, pool, known, student, folder=folder),
+        config.steps(pool, known, student, folder=folder),
         rounds=rounds,
         fold=fold if gate else None,
         compare=compare if gate else None,

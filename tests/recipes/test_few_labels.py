@@ -15,7 +15,7 @@ from medloop.labelers.text import Text
 from medloop.labels import HUMAN, Labels
 from medloop.loop import closed_loop
 from medloop.phantoms import CLASSES, draw_phantoms
-from medloop.recipes.few_labels import FewLabels, steps
+from medloop.recipes.few_labels import FewLabels
 from medloop.run import run
 from medloop.students.logistic import labels_of
 from medloop.students.patches import Patches
@@ -58,7 +58,7 @@ def settings(**more):
 
 
 def rounds_of(config, pool, known, student):
-    step = steps(config, pool, known, student)
+    step = config.steps(pool, known, student)
     *made, _ = closed_loop(known, step, rounds=config.rounds)
     return [one.best for one in made]
 
@@ -134,7 +134,7 @@ class Witness:
 
 def test_round_1_learns_in_the_space_of_the_pool_from_a_persons_labels_alone(pool, known):
     witness = Witness()
-    step = steps(settings(), pool, known, witness)
+    step = settings().steps(pool, known, witness)
     first = step(known, None, 0)
     made = step(known, first.labels, 1)
     fits = [entry for entry in witness.diary if entry[0] == "fit"]
@@ -149,7 +149,7 @@ def test_round_1_learns_in_the_space_of_the_pool_from_a_persons_labels_alone(poo
 def test_later_rounds_add_the_surest_of_each_class_at_a_lower_weight(pool, known):
     witness = Witness()
     config = settings(share=0.25, trust=0.2)
-    step = steps(config, pool, known, witness)
+    step = config.steps(pool, known, witness)
     before = step(known, None, 0).labels
     witness.diary.clear()
     made = step(known, before, 2)
@@ -173,7 +173,7 @@ def test_later_rounds_add_the_surest_of_each_class_at_a_lower_weight(pool, known
 
 def test_machine_labels_are_scored_by_a_student_that_did_not_learn_them(pool, known):
     witness = Witness()
-    step = steps(settings(share=1.0), pool, known, witness)
+    step = settings(share=1.0).steps(pool, known, witness)
     before = step(known, None, 0).labels
     witness.diary.clear()
     made = step(known, before, 2)
@@ -190,7 +190,7 @@ def test_machine_labels_are_scored_by_a_student_that_did_not_learn_them(pool, kn
 
 def test_a_chain_that_knows_less_learns_from_less(pool, known):
     witness = Witness()
-    step = steps(settings(), pool, known, witness)
+    step = settings().steps(pool, known, witness)
     part = known[:8]
     before = step(part, None, 0).labels
     witness.diary.clear()
@@ -202,7 +202,7 @@ def test_a_chain_that_knows_less_learns_from_less(pool, known):
 
 
 def test_a_class_that_the_machine_never_says_is_no_fault(pool, known, student):
-    step = steps(settings(), pool, known, student)
+    step = settings().steps(pool, known, student)
     probs = np.tile([0.9, 0.1], (60, 1))
     made = step(known, labels_of(pool, probs), 2)
     assert made.kept == len(stated(pool, known)) / 2
@@ -275,7 +275,7 @@ def test_text_is_read_as_by_another_implementation(with_text, known):
 def test_text_that_teaches_nothing(pool, known, student, texts, words):
     columns = {} if texts is None else {"text": np.array(texts, object)}
     with pytest.raises(DataError, match=words):
-        steps(settings(labeler="text"), replace(pool, columns=columns), known, student)
+        settings(labeler="text").steps(replace(pool, columns=columns), known, student)
 
 
 def test_steps_of_the_text_in_the_wrong_order(with_text, known):

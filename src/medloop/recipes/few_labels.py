@@ -57,8 +57,34 @@ class FewLabels(Recipe):
         folder: Path | None = None,
         progress: Progress = silent,
     ) -> Step:
-        """Make the step of the loop; see :func:`steps`."""
-        return steps(self, dataset, known, student, folder=folder, progress=progress)
+        """Settle and adapt the student, prepare the labeler, and make the step."""
+        seed, ours = self.seed, self.mode == "ours" and self.rounds > 0
+        text = None
+        told = any(dataset.columns.get("text", ()))
+        if self.labeler == "text" or (self.labeler == "auto" and told):
+            text = Text(model=self.text_model).prepare(dataset)
+        teacher = None
+        if ours and text is None and self.student == "network":
+            teacher = make_student("patches", {}).prepare(dataset, seed=seed, progress=progress)
+            teacher = teacher.remember(dataset, folder=folder, progress=progress)
+
+        def adapt(one: Student) -> Student:
+            learned = one.adapt(dataset, seed=seed, folder=folder, progress=progress)
+            return learned.settle(dataset, known, seed=seed)
+
+        bench = Bench(
+            self,
+            dataset,
+            student.settle(dataset, known, seed=seed),
+            adapt(student) if ours else student,
+            adapt(teacher) if teacher is not None else None,
+            text,
+            len(known),
+        )
+        make = _ours if self.mode == "ours" else _faithful
+        return lambda chain, before, number: (
+            _baseline(bench, chain) if before is None else make(bench, chain, before, number)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,59 +115,6 @@ class Bench:
     teacher: Student | None
     text: Text | None
     everyone: int
-
-
-def steps(
-    config: FewLabels,
-    dataset: Dataset,
-    known: Labels,
-    student: Student,
-    *,
-    folder: Path | None = None,
-    progress: Progress = silent,
-) -> Step:
-    """Make the step of the loop: labels of the next round from those of the last.
-
-    Parameters
-    ----------
-    config : FewLabels
-    dataset : Dataset
-        The training split.
-    known : Labels
-        A person's labels of it.
-    student : Student
-        Prepared on that split, not fitted.
-    folder : Path, optional
-        Where what is learned from the pool is kept for a resumed run.
-    progress : Progress
-    """
-    seed, ours = config.seed, config.mode == "ours" and config.rounds > 0
-    text = None
-    told = any(dataset.columns.get("text", ()))
-    if config.labeler == "text" or (config.labeler == "auto" and told):
-        text = Text(model=config.text_model).prepare(dataset)
-    teacher = None
-    if ours and text is None and config.student == "network":
-        teacher = make_student("patches", {}).prepare(dataset, seed=seed, progress=progress)
-        teacher = teacher.remember(dataset, folder=folder, progress=progress)
-
-    def adapt(one: Student) -> Student:
-        learned = one.adapt(dataset, seed=seed, folder=folder, progress=progress)
-        return learned.settle(dataset, known, seed=seed)
-
-    bench = Bench(
-        config,
-        dataset,
-        student.settle(dataset, known, seed=seed),
-        adapt(student) if ours else student,
-        adapt(teacher) if teacher is not None else None,
-        text,
-        len(known),
-    )
-    make = _ours if config.mode == "ours" else _faithful
-    return lambda chain, before, number: (
-        _baseline(bench, chain) if before is None else make(bench, chain, before, number)
-    )
 
 
 def _baseline(bench: Bench, known: Labels) -> Proposal:
