@@ -14,7 +14,7 @@ from medloop.engine import local
 from medloop.errors import DataError, UsageError
 from medloop.labels import Labels
 from medloop.phantoms import draw_phantoms
-from medloop.students import feature_file, load_student, make_student, patch_features
+from medloop.students import feature_file, load_student, make_student, patch_features, patches
 from medloop.students.calibration import (
     adjust_logits,
     fit_temperature,
@@ -321,6 +321,22 @@ def test_what_was_adapted_is_kept_in_the_folder(pool, prepared, tmp_path, monkey
     assert np.array_equal(first.space.map, again.space.map)
     with pytest.raises(pytest.fail.Exception):
         prepared.adapt(dataset, seed=1, folder=tmp_path)
+
+
+def test_of_very_many_labels_the_heaviest_are_learned_from(pool, prepared, monkeypatch):
+    dataset, labels = pool
+    weight = np.where(np.arange(len(labels)) < 30, 1.0, 0.3)
+    monkeypatch.setattr(patches, "MOST_ROWS", 30)
+    fixed = replace(prepared, penalty=1.0)
+    some = fixed.fit(dataset, labels, weight=weight, seed=0)
+    first = fixed.fit(dataset, labels[:30], weight=weight[:30], seed=0)
+    assert np.array_equal(some.line.weights, first.line.weights)
+    monkeypatch.setattr(patches, "MOST_ROWS", 40)
+    one, same, other = (
+        fixed.fit(dataset, labels, weight=weight, seed=seed).line.weights for seed in (0, 0, 1)
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
 
 
 def test_settle_chooses_the_penalty_once(pool, prepared):

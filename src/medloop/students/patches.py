@@ -28,6 +28,9 @@ from medloop.students.space import Space, nuisance_space, plain_space
 Floats = NDArray[np.float64]
 
 _CHUNK = 4096
+#: Rows that a regression learns from at most; it has about 1,000 columns, and more rows change its
+#: answer less than they cost in memory.
+MOST_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -164,11 +167,17 @@ class Patches:
     ) -> Self:
         """Fit the regression to one label an image, or to its probabilities.
 
+        Of more than ``MOST_ROWS`` labels those with the largest weights are learned from, and of
+        equal weights a seeded sample.
+
         Raises
         ------
         DataError
             Fewer than two classes are labelled.
         """
+        if len(labels) > MOST_ROWS:
+            chosen = _heaviest(len(labels), weight, seed=seed)
+            labels, weight = labels[chosen], None if weight is None else weight[chosen]
         labelled = dataset[dataset.position(labels.image)]
         rows = self._rows(labelled)
         space = self.space or plain_space(rows)
@@ -252,3 +261,10 @@ class Patches:
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(f"{folder} holds no readable student: {error}.") from None
+
+
+def _heaviest(n: int, weight: Floats | None, *, seed: int) -> NDArray[np.int64]:
+    """Choose ``MOST_ROWS`` of n rows, the heaviest first and ties at random; in their order."""
+    random = np.random.default_rng(seed).random(n)
+    order = np.lexsort((random, np.zeros(n) if weight is None else -weight))
+    return np.sort(order[:MOST_ROWS])
