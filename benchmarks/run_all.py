@@ -34,7 +34,6 @@ BENCHMARKS = {
     "embedding": ["embedding.py"],
     "propagation": ["propagation.py"],
     "large": ["large.py"],
-    "store": ["store.py"],
 }
 
 
