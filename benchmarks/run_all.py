@@ -21,7 +21,7 @@ BENCHMARKS = {
     "few-labels": ["few_labels.py", "--tasks", "knee,breast,larynx,chest"],
     "few-labels-network": [
         "few_labels.py",
-        *("--tasks", "knee", "--student", "network", "--sizes", "60", "--draws", "5"),
+        *("--tasks", "knee", "--student", "network", "--sizes", "60", "--draws", "3"),
         *("--no-gate", "--set", "size=64", "--set", "max_steps=200", "--set", "threads=1"),
     ],
     "few-labels-pool": ["few_labels.py", "--tasks", "knee+pool"],
