@@ -34,7 +34,7 @@ from medloop.labels import Labels
 from medloop.loop import Proposal, Step
 from medloop.prepare.split import group_folds
 from medloop.progress import Progress, silent
-from medloop.recipes.recipe import Recipe
+from medloop.recipes.recipe import Recipe, taught
 from medloop.students import Student, make_student
 from medloop.students.logistic import labels_of
 
@@ -167,10 +167,9 @@ def _out_of_fold(bench: Bench, known: Labels, pool: Labels, kept: Labels, number
 
 
 def _learn(bench: Bench, known: Labels, kept: Labels) -> Student:
-    certain = known.with_(probs=np.eye(len(bench.dataset.classes))[known.class_id])
-    weight = np.concatenate([np.ones(len(known)), np.full(len(kept), bench.config.trust)])
-    taught = Labels.concat([certain, kept])
-    return bench.adapted.fit(bench.dataset, taught, weight=weight, seed=bench.config.seed)
+    classes, trust = len(bench.dataset.classes), bench.config.trust
+    labels, weight = taught(known, kept, classes=classes, trust=trust)
+    return bench.adapted.fit(bench.dataset, labels, weight=weight, seed=bench.config.seed)
 
 
 def _read(bench: Bench, known: Labels, seen: Labels) -> Labels:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from medloop.dataset import Dataset
@@ -61,3 +63,34 @@ class Recipe(BaseModel, ABC):
             Where what is learned from the pool is kept for a resumed run.
         progress : Progress
         """
+
+
+def taught(
+    known: Labels, machine: Labels, *, classes: int, trust: float
+) -> tuple[Labels, NDArray[np.float64]]:
+    """Join a person's labels, as certain, with machine labels, as probable as they say.
+
+    Parameters
+    ----------
+    known : Labels
+        Learned from with weight 1.
+    machine : Labels
+        With ``probs`` (m, classes); learned from with weight ``trust``.
+    classes : int
+    trust : float
+
+    Returns
+    -------
+    labels : Labels
+    weight : (n,) float
+
+    Examples
+    --------
+    >>> sure = Labels(image=[0], class_id=[1])
+    >>> labels, weight = taught(sure, sure.with_(probs=[[0.4, 0.6]]), classes=2, trust=0.3)
+    >>> labels.probs.tolist(), weight.tolist()
+    ([[0.0, 1.0], [0.4, 0.6]], [1.0, 0.3])
+    """
+    certain = known.with_(probs=np.eye(classes)[known.class_id].reshape(-1, classes))
+    weight = np.concatenate([np.ones(len(known)), np.full(len(machine), trust)])
+    return Labels.concat([certain, machine]), weight

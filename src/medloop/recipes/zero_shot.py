@@ -33,7 +33,7 @@ from medloop.loop import Proposal, Step
 from medloop.noise import consistency, suspects
 from medloop.prepare.split import group_folds
 from medloop.progress import Progress, silent
-from medloop.recipes.recipe import Recipe
+from medloop.recipes.recipe import Recipe, taught
 from medloop.students import Student
 from medloop.students.logistic import labels_of
 
@@ -228,12 +228,9 @@ def _learn(bench: Bench, known: Labels, before: Labels, keep: Mask) -> Student:
     machine = before[keep & not_human(before, known)]
     classes = len(bench.dataset.classes)
     hard = machine.with_(probs=np.eye(classes)[machine.class_id])
-    certain = known.with_(probs=np.eye(classes)[known.class_id].reshape(-1, classes))
-    taught = Labels.concat([certain, hard])
-    weight = np.ones(len(taught))
-    if len(known):
-        weight[len(known) :] = bench.config.trust
-    return bench.student.fit(bench.dataset, taught, weight=weight, seed=bench.config.seed)
+    trust = bench.config.trust if len(known) else 1.0
+    labels, weight = taught(known, hard, classes=classes, trust=trust)
+    return bench.student.fit(bench.dataset, labels, weight=weight, seed=bench.config.seed)
 
 
 def _evidence(bench: Bench, judged: list[Floats]) -> Verdict:
