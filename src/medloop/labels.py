@@ -13,6 +13,8 @@ from medloop.errors import DataError
 
 HUMAN = "human"
 MODEL = "model"
+#: A person named some of what an image holds, and did not say that there is nothing else.
+PARTLY = "partly"
 
 #: Columns that every table has; the others may be None.
 _PLAIN = ("image", "class_id", "score", "source", "round")

@@ -70,7 +70,8 @@ class Event:
     round : int
         Round of the loop.
     looked_by : str
-        Who examined the images that carry no rows: ``"model"`` or ``"human"``.
+        Who examined the images that carry no rows: ``"model"``, ``"human"``, or a person
+        ``"partly"``.
     payload : dict
         Everything else that is worth keeping.
     rows : int or None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.errors import DataError, StaleError, TamperedError, did_you_mean
-from medloop.labels import HUMAN, MODEL, Labels
+from medloop.labels import HUMAN, MODEL, PARTLY, Labels
 from medloop.store.columns import Column, rows_digest, to_columns
 from medloop.store.database import VERSION, Database
 from medloop.store.event import (
@@ -139,9 +139,11 @@ class LabelLog:
         base : int, optional
             Number of the last event that the caller knows; the write is refused where others
             came in between.
-        looked_by : {"model", "human"}
+        looked_by : {"model", "human", "partly"}
             Who examined those images of ``labels.looked_at`` that carry no rows. A person's
-            "nothing here" is final for a model, so it has to be said.
+            "nothing here" is final for a model, so it has to be said. ``"partly"`` says that the
+            rows are a person's and may not be all: they stand until a person decides the image,
+            and models may add to them.
 
         Raises
         ------
@@ -187,8 +189,12 @@ class LabelLog:
         base: int | None,
         looked_by: str,
     ) -> int:
-        if looked_by not in (MODEL, HUMAN):
-            raise DataError(f"looked_by must be {MODEL!r} or {HUMAN!r}, got {looked_by!r}.")
+        if looked_by not in (MODEL, HUMAN, PARTLY):
+            raise DataError(
+                f"looked_by must be {MODEL!r}, {HUMAN!r} or {PARTLY!r}, got {looked_by!r}."
+            )
+        if looked_by == PARTLY and labels is not None and (labels.source != HUMAN).any():
+            raise DataError(f"rows of an event that was looked at {PARTLY!r} must be a person's.")
         columns = [] if labels is None else to_columns(labels)
         content = {
             "kind": kind,
@@ -277,6 +283,8 @@ class LabelLog:
         A person wins over a model whatever the order: one row (or one "nothing here") of a person
         makes all model rows of that image vanish. Among persons the latest event that decided the
         image wins; among models, the latest event that looked at it and was not rolled back.
+        Rows of events that a person looked at ``"partly"`` stand beside a model's, until a person
+        decides the image.
         As in ``Labels.concat``, a column that some of the rows lack is dropped from all.
 
         Parameters

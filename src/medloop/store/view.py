@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.labels import HUMAN, MODEL
+from medloop.labels import HUMAN, MODEL, PARTLY
 from medloop.store.columns import from_chunks
 from medloop.store.database import Database
 
@@ -32,6 +32,8 @@ class Look:
         Images that were examined.
     by_person : bool
         Whether a person examined those that carry no rows.
+    partly : bool
+        Whether the person named only some of what the images hold, and decided none of them.
     """
 
     seq: int
@@ -40,9 +42,12 @@ class Look:
     human: NDArray[np.bool_]
     looked_at: NDArray[np.int64]
     by_person: bool
+    partly: bool = False
 
     def decided(self) -> NDArray[np.int64]:
         """List the images that a person decided here, by rows or by finding nothing."""
+        if self.partly:
+            return np.empty(0, np.int64)
         mine = self.image[self.human]
         if self.by_person:
             mine = np.concatenate([mine, np.setdiff1d(self.looked_at, self.image)])
@@ -53,11 +58,12 @@ def winners(looks: list[Look]) -> tuple[dict[int, NDArray[np.bool_]], NDArray[np
     """Say which rows of each event are current, by its number, and which images were looked at."""
     decided = [look.decided() for look in looks]
     seen = [look.looked_at for look in looks if look.live]
-    ids = np.asarray(_union([*decided, *seen]), np.int64)
+    named = [look.image for look in looks if look.partly]
+    ids = np.asarray(_union([*decided, *seen, *named]), np.int64)
     person, model = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
     for look, mine in zip(looks, decided, strict=True):
         person[_position(ids, mine)] = look.seq
-        if look.live:
+        if look.live and not look.partly:
             model[_position(ids, look.looked_at)] = look.seq
     kept = {}
     for look in looks:
@@ -65,7 +71,8 @@ def winners(looks: list[Look]) -> tuple[dict[int, NDArray[np.bool_]], NDArray[np
         # the model's rows of an undone event may be of images that nobody else looked at
         rows = np.arange(len(look.image)) if look.live else np.flatnonzero(look.human)
         at = _position(ids, look.image[rows])
-        by_person = look.human[rows] & (person[at] == look.seq)
+        last = person[at] < look.seq if look.partly else person[at] == look.seq
+        by_person = look.human[rows] & last
         by_model = (person[at] == 0) & (model[at] == look.seq)
         kept[look.seq][rows] = by_person | by_model
     return kept, ids
@@ -128,6 +135,7 @@ def read_looks(database: Database) -> list[Look]:
                 human=columns.get("source", np.empty(0, "S1")) == HUMAN.encode(),
                 looked_at=columns["looked_at"] if "looked_at" in columns else _unique(image),
                 by_person=looked_by == HUMAN,
+                partly=looked_by == PARTLY,
             )
         )
     return looks
