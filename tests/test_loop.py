@@ -84,7 +84,7 @@ def test_no_chain_ever_sees_the_labels_of_its_fold():
         (number, images) for number in (0, 1, 2) for images in ([0, 1, 2, 3], [1, 2], [0, 3])
     ]
     for number, _, before in asked:
-        assert before is None if number == 0 else before.round.tolist() == [number - 1] * 4
+        assert before is None if number == 0 else before.labels.round.tolist() == [number - 1] * 4
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 3, 4, 9])

@@ -24,17 +24,21 @@ class Proposal:
     ----------
     student : Student
     labels : Labels
-        One row an image of the training split, in its order, with ``probs``.
+        Of the training split: one row an image, in its order, with ``probs``, where images are
+        classified; what was found in them where objects are.
     kept : int
         Machine labels that the student learned from.
     evidence : Verdict, optional
         What the recipe can say for the round where no person's label judges it.
+    doubts : Labels, optional
+        How the machine would correct what a person labelled; never applied, only shown.
     """
 
     student: Student
     labels: Labels
     kept: int
     evidence: Verdict | None = None
+    doubts: Labels | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +52,7 @@ class Round:
         First that of the chain which knows every label, then one for each fold of known labels;
         that chain never saw the labels of its fold.
     flipped : int
-        Labels whose class differs from the round before.
+        Labels that differ from the round before.
     verdict : Verdict
         Round 0 has nothing to be compared with, and passes.
     """
@@ -89,8 +93,13 @@ class Stopped:
         return f"The loop stopped because {said[self.reason]}."
 
 
-#: Makes the next labels from a person's labels and the machine's of the round before (None at 0).
-Step = Callable[[Labels, Labels | None, int], Proposal]
+def flips(before: Labels, after: Labels) -> int:
+    """Count the images whose class changed; both tables have one row an image, in one order."""
+    return int((after.class_id != before.class_id).sum())
+
+
+#: Makes the next labels from a person's labels and what the round before made (None at 0).
+Step = Callable[[Labels, Proposal | None, int], Proposal]
 #: Compares the round in use with the one that wants to be.
 Compare = Callable[[Round, Round], Verdict]
 
@@ -102,6 +111,7 @@ def closed_loop(
     rounds: int,
     fold: Ints | None = None,
     compare: Compare | None = None,
+    changed: Callable[[Labels, Labels], int] = flips,
     last: Round | None = None,
 ) -> Iterator[Round | Stopped]:
     """Label in rounds until a round changes nothing, does harm, or was the last one asked for.
@@ -119,6 +129,8 @@ def closed_loop(
         never sees its labels, so that these labels can judge every round.
     compare : callable, optional
         ``compare(in_use, candidate)`` gives a verdict; every round passes where not given.
+    changed : callable
+        ``changed(before, after)`` counts the labels that differ; the loop ends where none does.
     last : Round, optional
         Go on after this round.
 
@@ -140,10 +152,10 @@ def closed_loop(
         return
     for number in range(last.number + 1, rounds + 1):
         made = [
-            step(part, proposal.labels, number)
+            step(part, proposal, number)
             for part, proposal in zip(parts, last.proposals, strict=True)
         ]
-        flipped = int((made[0].labels.class_id != last.best.labels.class_id).sum())
+        flipped = changed(last.best.labels, made[0].labels)
         new = Round(number, made, flipped)
         if compare is not None:
             new = Round(number, made, flipped, compare(last, new))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.dataset import Dataset
 from medloop.errors import WorkspaceError
 from medloop.evaluation import Judged
 from medloop.gate import Verdict
@@ -17,7 +16,6 @@ from medloop.loop import Proposal, Round
 from medloop.store.files import read_json, sha256_of, write_atomic, write_json
 from medloop.store.workspace import Workspace
 from medloop.students import load_student
-from medloop.students.logistic import labels_of
 
 _CHAINS = "chains.safetensors"
 _JUDGED = "judged.safetensors"
@@ -31,8 +29,12 @@ def save_round(
 
     folder = workspace.round_folder(made.number)
     made.best.student.save(folder / "student")
-    chains = np.stack([_probs(proposal.labels) for proposal in made.proposals])
-    write_atomic(folder / _CHAINS, save({"probs": chains}))
+    columns = {
+        f"{chain}.{name}": values
+        for chain, proposal in enumerate(made.proposals)
+        for name, values in _columns(proposal.labels).items()
+    }
+    write_atomic(folder / _CHAINS, save(columns))
     arrays = {
         f"{name}.{f.name}": np.ascontiguousarray(getattr(part, f.name))
         for name, part in judged.items()
@@ -46,9 +48,7 @@ def save_round(
     }
 
 
-def load_round(
-    workspace: Workspace, number: int, dataset: Dataset, hashes: dict[str, Any]
-) -> Round:
+def load_round(workspace: Workspace, number: int, hashes: dict[str, Any]) -> Round:
     """Read a round back, and refuse it where its bytes are not those that the log knows.
 
     Raises
@@ -74,9 +74,10 @@ def load_round(
                 f"{path} is missing or changed since round {number} was written; {remedy}"
             )
     student = load_student(folder / "student")
-    chains = load((folder / _CHAINS).read_bytes())["probs"].astype(np.float64)
+    arrays = load((folder / _CHAINS).read_bytes())
+    count = 1 + max(int(name.split(".")[0]) for name in arrays)
     about = round_about(workspace, number)
-    proposals = [Proposal(student, labels_of(dataset, probs), about["kept"]) for probs in chains]
+    proposals = [Proposal(student, _labels(arrays, chain), about["kept"]) for chain in range(count)]
     return Round(number, proposals, about["flipped"], _verdict(about["verdict"]))
 
 
@@ -105,10 +106,30 @@ def round_about(workspace: Workspace, number: int) -> dict[str, Any]:
     return about
 
 
-def _probs(labels: Labels) -> NDArray[np.float32]:
-    if labels.probs is None:
-        raise WorkspaceError("a round needs labels with probs.")
-    return labels.probs.astype(np.float32)
+#: Columns that a student fills; source and round are the same for all of its labels.
+_FILLED = ("image", "class_id", "score", "probs", "box", "keypoints", "looked_at")
+
+
+def _columns(labels: Labels) -> dict[str, NDArray[Any]]:
+    filled = {name: getattr(labels, name) for name in _FILLED}
+    return {
+        name: np.ascontiguousarray(_narrow(values))
+        for name, values in filled.items()
+        if values is not None
+    }
+
+
+def _narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """Halve the bytes of numbers that lose nothing by it."""
+    if values.dtype != np.float64:
+        return values
+    single = values.astype(np.float32)
+    return single if np.array_equal(single, values) else values
+
+
+def _labels(arrays: dict[str, NDArray[Any]], chain: int) -> Labels:
+    held = {name: arrays.get(f"{chain}.{name}") for name in _FILLED}
+    return Labels(**{name: values for name, values in held.items() if values is not None})
 
 
 def _verdict(fields: dict[str, Any]) -> Verdict:

@@ -83,7 +83,7 @@ def _label(
     rounds = log.events("round", live=True)
     last = None
     if rounds:
-        last = load_round(workspace, rounds[-1].round, pool, rounds[-1].payload)
+        last = load_round(workspace, rounds[-1].round, rounds[-1].payload)
     for made in closed_loop(
         known,
         config.steps(pool, known, student, folder=workspace.path("cache"), progress=progress),

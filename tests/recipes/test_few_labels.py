@@ -13,7 +13,7 @@ from medloop.errors import DataError, MissingError
 from medloop.export import export_labels
 from medloop.labelers.text import Text
 from medloop.labels import HUMAN, Labels
-from medloop.loop import closed_loop
+from medloop.loop import Proposal, closed_loop
 from medloop.phantoms import CLASSES, draw_phantoms
 from medloop.recipes.few_labels import FewLabels
 from medloop.run import run
@@ -136,7 +136,7 @@ def test_round_1_learns_in_the_space_of_the_pool_from_a_persons_labels_alone(poo
     witness = Witness()
     step = settings().steps(pool, known, witness)
     first = step(known, None, 0)
-    made = step(known, first.labels, 1)
+    made = step(known, first, 1)
     fits = [entry for entry in witness.diary if entry[0] == "fit"]
     assert [adapted for _, adapted, _, _ in fits] == [False, True]
     assert [labels.image.tolist() for _, _, labels, _ in fits] == [known.image.tolist()] * 2
@@ -150,7 +150,7 @@ def test_later_rounds_add_the_surest_of_each_class_at_a_lower_weight(pool, known
     witness = Witness()
     config = settings(share=0.25, trust=0.2)
     step = config.steps(pool, known, witness)
-    before = step(known, None, 0).labels
+    before = step(known, None, 0)
     witness.diary.clear()
     made = step(known, before, 2)
     (_, adapted, labels, weight), *halves = [one for one in witness.diary if one[0] == "fit"]
@@ -161,7 +161,7 @@ def test_later_rounds_add_the_surest_of_each_class_at_a_lower_weight(pool, known
     machine = labels.image[n:]
     assert not np.isin(machine, known.image).any()  # a person always wins
     assert weight.tolist() == [1.0] * n + [0.2] * len(machine)
-    rest = before.of(stated(pool, known))
+    rest = before.labels.of(stated(pool, known))
     for k in (0, 1):
         own = rest[rest.class_id == k]
         surest = own.image[np.argsort(-own.score)[: int(np.ceil(len(own) * 0.25))]]
@@ -174,7 +174,7 @@ def test_later_rounds_add_the_surest_of_each_class_at_a_lower_weight(pool, known
 def test_machine_labels_are_scored_by_a_student_that_did_not_learn_them(pool, known):
     witness = Witness()
     step = settings(share=1.0).steps(pool, known, witness)
-    before = step(known, None, 0).labels
+    before = step(known, None, 0)
     witness.diary.clear()
     made = step(known, before, 2)
     looks = [one for one in witness.diary if one[0] == "label"]
@@ -192,7 +192,7 @@ def test_a_chain_that_knows_less_learns_from_less(pool, known):
     witness = Witness()
     step = settings().steps(pool, known, witness)
     part = known[:8]
-    before = step(part, None, 0).labels
+    before = step(part, None, 0)
     witness.diary.clear()
     step(part, before, 2)
     for entry in witness.diary:
@@ -204,7 +204,7 @@ def test_a_chain_that_knows_less_learns_from_less(pool, known):
 def test_a_class_that_the_machine_never_says_is_no_fault(pool, known, student):
     step = settings().steps(pool, known, student)
     probs = np.tile([0.9, 0.1], (60, 1))
-    made = step(known, labels_of(pool, probs), 2)
+    made = step(known, Proposal(student, labels_of(pool, probs), 0), 2)
     assert made.kept == len(stated(pool, known)) / 2
     assert np.isfinite(made.labels.probs).all()
 

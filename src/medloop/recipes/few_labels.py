@@ -83,7 +83,7 @@ class FewLabels(Recipe):
         )
         make = _ours if self.mode == "ours" else _faithful
         return lambda chain, before, number: (
-            _baseline(bench, chain) if before is None else make(bench, chain, before, number)
+            _baseline(bench, chain) if before is None else make(bench, chain, before.labels, number)
         )
 
 
