@@ -16,6 +16,7 @@ from medloop.labels import HUMAN, MODEL, Labels
 from medloop.read.table import read_table
 from medloop.store.event import Event
 from medloop.store.files import writing
+from medloop.store.log import LabelLog
 from medloop.store.workspace import Workspace
 
 
@@ -55,6 +56,7 @@ def draw_audit(
                 f"{path} has been audited already: a second draw after answers were seen would "
                 "need a certificate of its own confidence. See certificate.json."
             )
+        _refuse_open(path, log.events("audit", live=True), log)
         pool = log.current(source=MODEL)
         if len(pool) == 0:
             raise UsageError(f"{path} holds no machine labels to audit.")
@@ -118,6 +120,11 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
             raise UsageError(f"no audit was drawn in {path}: run medloop certify {path} --audit N.")
         audit = drawn[-1]
         asked = audit.payload
+        if asked.get("method"):
+            raise UsageError(
+                f"the audit of {path} may be stopped at any time: give its answers by "
+                f"medloop answers {path} FILE"
+            )
         pool = log.labels(audit.seq)
         audited = draw(len(pool), asked["size"], seed=asked["seed"])
         given = _answers(workspace, answers, pool[audited])
@@ -127,24 +134,11 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
             raise UsageError(
                 f"the audit of {path} has been answered already, with other labels."
             ) from None
-        rule = certify_purity if asked["purity"] else whole_set
-        certificate = rule(
-            pool.score,
-            audited,
-            given.class_id != pool.class_id[audited],
-            error_rate=asked["error_rate"],
-            confidence=asked["confidence"],
-            seed=asked["seed"],
-        )
-        said: dict[str, Any] = {**certificate.to_json(), "round": asked["round"]}
-        leak = workspace.load_json("leak.json", None)
-        if leak:
-            said["leak"] = leak
-            said["sentence"] += " The split leaks, by --allow-leak: measured figures are too good."
+        accepted, said = certified(audit, pool, given, leak=workspace.load_json("leak.json", None))
         log.append(
             f"certificate-{audit.seq}",
             "certificate",
-            labels=pool.of(pool.image[certificate.accepted]),
+            labels=accepted,
             payload=said,
             round=asked["round"],
         )
@@ -153,10 +147,73 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
         return said
 
 
+def certified(
+    audit: Event, pool: Labels, given: Labels, *, leak: dict[str, Any] | None
+) -> tuple[Labels, dict[str, Any]]:
+    """Turn the answers of a drawn audit into a certificate.
+
+    Parameters
+    ----------
+    audit : Event
+        The draw, with what was asked for.
+    pool : Labels
+        The labels that were frozen.
+    given : Labels
+        The person's answers, in the order of the draw.
+    leak : dict, optional
+        What ``leak.json`` holds, where a leak was allowed.
+
+    Returns
+    -------
+    accepted : Labels
+        The machine labels that the certificate vouches for.
+    said : dict
+        What ``certificate.json`` holds.
+
+    Raises
+    ------
+    DataError
+        The answers are not for the images that were drawn.
+    """
+    asked = audit.payload
+    audited = draw(len(pool), asked["size"], seed=asked["seed"])
+    if not np.array_equal(given.image, pool.image[audited]):
+        raise DataError("the answers are not for the images that the audit drew.")
+    rule = certify_purity if asked["purity"] else whole_set
+    certificate = rule(
+        pool.score,
+        audited,
+        given.class_id != pool.class_id[audited],
+        error_rate=asked["error_rate"],
+        confidence=asked["confidence"],
+        seed=asked["seed"],
+    )
+    said = with_leak({**certificate.to_json(), "round": asked["round"]}, leak)
+    return pool.of(pool.image[certificate.accepted]), said
+
+
+def with_leak(said: dict[str, Any], leak: dict[str, Any] | None) -> dict[str, Any]:
+    """Add to a certificate that the split leaks, where that was allowed."""
+    if not leak:
+        return said
+    words = " The split leaks, by --allow-leak: measured figures are too good."
+    return {**said, "leak": leak, "sentence": said["sentence"] + words}
+
+
 def accepted_images(workspace: Workspace) -> Labels:
     """Return the machine labels that a certificate vouches for; none where there is none."""
     events: list[Event] = workspace.log.events("certificate", live=True)
     return workspace.log.labels(events[-1].seq) if events else Labels.empty()
+
+
+def _refuse_open(path: Path, drawn: list[Event], log: LabelLog) -> None:
+    """Refuse a draw where an audit that may be stopped at any time has answers."""
+    if not drawn or not drawn[-1].payload.get("method"):
+        return
+    if any(event.payload.get("audit") == drawn[-1].seq for event in log.events("answers")):
+        raise UsageError(
+            f"an audit of {path} that may be stopped at any time is open and has answers."
+        )
 
 
 def _answers(workspace: Workspace, path: Path, audited: Labels) -> Labels:

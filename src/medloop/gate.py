@@ -168,3 +168,55 @@ def _interval(
         seed=seed,
     )
     return drawn.estimate, float(np.quantile(drawn.values, 1 - gate.confidence))
+
+
+def quality_kept(
+    gate: Gate, before: Floats, after: Floats, group: Ints, *, seed: int, what: str
+) -> Verdict:
+    """Test that a person's held-out objects are found as well ``after`` as ``before``.
+
+    One-sided non-inferiority of the mean quality by patient bootstrap (2,000 draws). A round adds
+    labels, which is what it is for: it need not raise the quality, only not lower it by the margin.
+
+    Parameters
+    ----------
+    gate : Gate
+        Its margin is a share of the quality.
+    before, after : (n,) float
+        Quality in [0, 1] of each object that a person labelled, 0 where it was not found; by
+        students that have not seen the labels.
+    group : (n,) int
+        Patient of each object.
+    seed : int
+    what : str
+        The quality in words.
+
+    Examples
+    --------
+    >>> random = np.random.default_rng(0)
+    >>> old = random.random(100)
+    >>> better, worse = np.clip(old + 0.05, 0, 1), np.clip(old - 0.2, 0, 1)
+    >>> each = np.arange(100)
+    >>> [quality_kept(Gate(), old, new, each, seed=0, what="overlap").passes
+    ...  for new in (better, worse)]
+    [True, False]
+    """
+    n_groups = len(np.unique(group))
+    if n_groups < LEAST_GROUPS:
+        said = (
+            f"Refused: {len(before)} held-out objects of {n_groups} patients are too few to show "
+            "that the round does no harm."
+        )
+        nan = float("nan")
+        return Verdict(False, "too_few", nan, nan, len(before), n_groups, said)
+    drawn = bootstrap(lambda a, b: float((b - a).mean()), before, after, group=group, seed=seed)
+    lower = float(np.quantile(drawn.values, 1 - gate.confidence))
+    passes = lower > -gate.margin
+    said = (
+        f"{'Kept' if passes else 'Refused'}: the mean {what} of {len(before)} held-out objects of "
+        f"{n_groups} patients changed by {drawn.estimate:+.3f}; with {gate.confidence:.0%} "
+        f"confidence the change is above {lower:+.3f} (needed: above {-gate.margin:+.3f})."
+    )
+    return Verdict(
+        passes, "" if passes else "harm", drawn.estimate, lower, len(before), n_groups, said
+    )

@@ -12,13 +12,14 @@ import numpy as np
 from medloop.dataset import Dataset
 from medloop.errors import DataError, LeakError, UsageError
 from medloop.labels import HUMAN, Labels
-from medloop.prepare.split import find_leaks, group_numbers
+from medloop.objects.intake import Annotated, list_annotated
+from medloop.prepare.split import find_leaks, group_numbers, hold_out
 from medloop.progress import Note, Progress
 from medloop.read.image import shown
 from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
 from medloop.read.table import class_names
-from medloop.recipes import Recipe, recipe_of
+from medloop.recipes import ObjectRecipe, Recipe, recipe_of
 from medloop.store.images import ImageRow
 from medloop.store.workspace import Workspace
 
@@ -39,6 +40,10 @@ def list_sources(config: Recipe, *, need_labels: bool = True) -> Listing:
     """
     images = Path(config.images)
     table = None if config.labels is None else Path(config.labels)
+    if isinstance(config, ObjectRecipe):
+        if table is None:
+            raise UsageError(f"recipe {config.recipe!r} needs --labels: objects to learn from.")
+        return list_annotated(images, table, classes=config.classes)
     if config.needs_labels or not need_labels:
         return list_images(images, table, classes=config.classes, need_labels=need_labels)
     if not config.classes:
@@ -99,7 +104,7 @@ def take_in(
             for i, (file, reason) in enumerate(listing.missing)
         )
         _quarantine_conflicts(workspace, listing)
-        _finish_scan(workspace, listing)
+        _finish_scan(workspace, listing, config)
     dataset = workspace.dataset(listing.pixels)
     quarantined = workspace.quarantined()
     if quarantined:
@@ -130,6 +135,9 @@ def take_in(
 def _same_sources(workspace: Workspace, listing: Listing) -> None:
     table = listing.table
     content = json.dumps([table.file, table.label, table.patient, table.split, listing.missing])
+    if isinstance(listing, Annotated):
+        said = [values.tolist() for _, values in listing.said.with_(mask=None).columns()]
+        content += json.dumps(said)
     digest = hashlib.sha256(content.encode()).hexdigest()
     if workspace.load_json("sources.json", {"digest": digest})["digest"] != digest:
         raise UsageError(
@@ -165,31 +173,46 @@ def _quarantine_conflicts(workspace: Workspace, listing: Listing) -> None:
             )
 
 
-def _finish_scan(workspace: Workspace, listing: Listing) -> None:
+def _finish_scan(workspace: Workspace, listing: Listing, config: Recipe) -> None:
     table = listing.table
     n = len(table.file)
     sha256 = workspace.table()["sha256"][:n].tolist()
-    workspace.finish_scan(
-        classes=listing.classes,
-        images=np.arange(n),
-        group=group_numbers(table.patient, sha256),
-        split=[part or "train" for part in table.split],
-    )
+    group = group_numbers(table.patient, sha256)
+    split = [part or "train" for part in table.split]
+    if not any(table.split) and config.test_share + config.val_share > 0:
+        stated = np.array([label != "" for label in table.label])
+        if isinstance(listing, Annotated):
+            stated = np.isin(np.arange(n), listing.said.image)
+        split = hold_out(
+            stated, group, test=config.test_share, val=config.val_share, seed=config.seed
+        )
+    workspace.finish_scan(classes=listing.classes, images=np.arange(n), group=group, split=split)
 
 
 def given_labels(
     workspace: Workspace, listing: Listing, dataset: Dataset, config: Recipe
 ) -> Labels:
     """Log what a person labelled; the log, not the table, is the truth from then on."""
+    given = told_labels(listing, dataset)
+    workspace.log.append("given", "given", labels=given, actor="table")
+    refuse_lacking(listing, dataset, given, config)
+    return given
+
+
+def told_labels(listing: Listing, dataset: Dataset) -> Labels:
+    """Return the class that the table gives each image."""
     code = {name: k for k, name in enumerate(listing.classes)}
     label = np.array([code.get(listing.table.label[i], -1) for i in dataset.id.tolist()], np.int64)
     rows = label >= 0
-    given = Labels(
+    return Labels(
         image=dataset.id[rows],
         class_id=label[rows],
         source=np.full(int(rows.sum()), HUMAN),
     )
-    workspace.log.append("given", "given", labels=given, actor="table")
+
+
+def refuse_lacking(listing: Listing, dataset: Dataset, given: Labels, config: Recipe) -> None:
+    """Refuse to learn classes of which a person labelled nothing."""
     known = given.of(dataset.where(split="train").id)
     found = len(np.unique(known.class_id))
     if config.needs_labels and found < len(listing.classes):
@@ -199,4 +222,3 @@ def given_labels(
             f"class {lacking[0]!r} has no labelled image in split train that can be read; "
             "every class needs at least one."
         )
-    return given

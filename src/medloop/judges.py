@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,14 @@ from medloop.errors import DataError
 from medloop.evaluation import Judged, evaluate, judge
 from medloop.gate import Gate, Verdict, do_no_harm
 from medloop.labels import MODEL, Labels
-from medloop.loop import Round
+from medloop.loop import Proposal, Round, flips
 from medloop.prepare.split import group_folds
 from medloop.recipes import Recipe
 from medloop.rounds import save_round
 from medloop.store.workspace import Workspace
 from medloop.students.calibration import fit_temperature, tempered
 from medloop.students.logistic import labels_of
+from medloop.students.student import Model
 
 Ints = NDArray[np.int64]
 
@@ -39,6 +41,8 @@ class Judges:
         self.known = given.of(self.pool.id)
         group = dataset.group[dataset.position(self.known.image)]
         self.fold: Ints | None = None
+        #: What the student has to know of the labels besides its own settings: nothing.
+        self.options: dict[str, Any] = {}
         if len(self.val) == 0 and config.mode == "ours" and len(np.unique(group)) > 1:
             folds = config.folds or (5 if config.student == "patches" else 2)
             self.fold = group_folds(self.known.class_id, group, folds=folds, seed=config.seed)
@@ -46,7 +50,7 @@ class Judges:
     def held_out(self, made: Round) -> Judged:
         """Judge a round by labels that none of its chains has seen."""
         if len(self.val):
-            labels = made.best.student.label(self.val)
+            labels = self.look(made.best.student, self.val)
         elif self.fold is None:
             labels = Labels.empty().with_(probs=np.empty((0, len(self.dataset.classes))))
         else:
@@ -56,6 +60,10 @@ class Judges:
             ]
             labels = Labels.concat(parts)
         return judge(self.dataset, self.given, labels)
+
+    def changed(self, before: Labels, after: Labels) -> int:
+        """Count the images whose class changed."""
+        return flips(before, after)
 
     def compare(self, before: Round, after: Round) -> Verdict:
         """Ask the gate."""
@@ -84,7 +92,7 @@ class Judges:
         student = made.best.student.with_temperature(temperature)
         best = replace(made.best, student=student)
         made = replace(made, proposals=[best, *made.proposals[1:]])
-        test = judge(self.dataset, self.given, student.label(self.test))
+        test = judge(self.dataset, self.given, self.look(student, self.test))
         about = {
             "number": made.number,
             "kept": made.best.kept,
@@ -99,14 +107,7 @@ class Judges:
             op = operation(self.workspace, f"refused-{made.number}")
             self.workspace.log.append(op, "refused", payload=payload, round=made.number)
             return
-        rest = self.dataset.where(split="val"), self.dataset.where(split="test")
-        labels = Labels.concat(
-            [
-                labels_of(self.pool, tempered(_probs(best.labels), temperature)),
-                *(student.label(part) for part in rest if len(part)),
-            ]
-        )
-        labels = labels.of(np.setdiff1d(labels.image, self.given.image))
+        labels = self.delivered(best, temperature)
         labels = labels.with_(round=np.full(len(labels), made.number))
         self.workspace.log.append(
             operation(self.workspace, f"round-{made.number}"),
@@ -116,6 +117,21 @@ class Judges:
             actor=f"{MODEL}:{self.config.student}",
             round=made.number,
         )
+
+    def look(self, student: Model, part: Dataset) -> Labels:
+        """Label images to be judged by their classes alone."""
+        return student.label(part)
+
+    def delivered(self, best: Proposal, temperature: float) -> Labels:
+        """Return the labels of a round: of every image that no person labelled."""
+        rest = self.dataset.where(split="val"), self.dataset.where(split="test")
+        labels = Labels.concat(
+            [
+                labels_of(self.pool, tempered(_probs(best.labels), temperature)),
+                *(best.student.label(part) for part in rest if len(part)),
+            ]
+        )
+        return labels.of(np.setdiff1d(labels.image, self.given.image))
 
 
 def _probs(labels: Labels) -> NDArray[np.float64]:

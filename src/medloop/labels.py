@@ -112,6 +112,15 @@ class Labels:
     def __len__(self) -> int:
         return len(self.image)
 
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """Return ``box``, (m, 4); (0, 4) where there is no row, DataError where rows have none."""
+        if self.box is None:
+            if len(self):
+                raise DataError("these labels have no boxes.")
+            return np.empty((0, 4))
+        return self.box
+
     def __getitem__(self, rows: ArrayLike | slice) -> Labels:
         """Take rows by mask, slice or index; ``looked_at`` stays as it is."""
         rows = rows_of(rows, len(self))

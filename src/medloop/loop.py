@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medloop.errors import UsageError
 from medloop.gate import OPEN, Verdict
 from medloop.labels import Labels
-from medloop.students.student import Student
+from medloop.students.student import Model
 
 Ints = NDArray[np.int64]
 
@@ -22,7 +22,7 @@ class Proposal:
 
     Parameters
     ----------
-    student : Student
+    student : Model
     labels : Labels
         Of the training split: one row an image, in its order, with ``probs``, where images are
         classified; what was found in them where objects are.
@@ -34,7 +34,7 @@ class Proposal:
         How the machine would correct what a person labelled; never applied, only shown.
     """
 
-    student: Student
+    student: Model
     labels: Labels
     kept: int
     evidence: Verdict | None = None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
+from medloop.labels import Labels
 from medloop.progress import Note, Progress, silent
-from medloop.read.listing import list_images
+from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
 from medloop.store.files import writing
 from medloop.store.workspace import Workspace
@@ -38,10 +41,14 @@ def load_model(workspace: Workspace) -> tuple[Student, tuple[str, ...]]:
 def predict_images(
     path: Path, images: Path, out: Path, *, progress: Progress = silent, note: Note = print
 ) -> dict[str, Any]:
-    """Write ``file,label,score,p_<class>...`` for every image below a folder.
+    """Label every image below a folder with the model of a workspace.
 
-    Images are read, labelled and written chunk by chunk, so that memory does not grow with their
-    number. One that cannot be read is named on stderr and left out.
+    A model of images writes CSV, ``file,label,score,p_<class>...``. A model of objects writes COCO
+    results: one entry an object, with ``image_id`` counting the images in their order,
+    ``file_name``, ``category_id`` counting the classes from 1, ``bbox``, ``score``, and where it
+    has them ``keypoints`` and ``probs`` by class. Images are read, labelled and written chunk by
+    chunk, so that memory does not grow with their number. One that cannot be read is named on
+    stderr and left out.
 
     Raises
     ------
@@ -52,32 +59,114 @@ def predict_images(
     """
     with Workspace.open(path, read_only=True) as workspace:
         student, classes = load_model(workspace)
+        objects = workspace.load_json("metrics.json", {}).get("kind") == "objects"
     listing = list_images(images, need_labels=False)
-    files = listing.table.file
-    done = bad = 0
+    bad: list[str] = []
+    done = 0
     with writing(out, "w") as stream:
-        rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(("file", "label", "score", *(f"p_{name}" for name in classes)))
-        for start in range(0, len(files), _CHUNK):
-            chunk = files[start : start + _CHUNK]
-            seen = [one for batch in scan(listing.pixels, chunk) for one in batch]
-            for one in seen:
+        table: Out = Results(stream, classes) if objects else Rows(stream, classes)
+        for part in readable(listing, classes, bad, note=note, progress=progress):
+            table.write(part, student.label(part))
+            done += len(part)
+        table.end()
+        if done == 0:
+            raise DataError(f"none of the {len(listing):,} images in {images} can be read.")
+    return {"images": done, "quarantined": len(bad), "out": str(out)}
+
+
+def readable(
+    listing: Listing,
+    classes: tuple[str, ...],
+    bad: list[str],
+    *,
+    note: Note,
+    progress: Progress,
+) -> Iterator[Dataset]:
+    """Yield the images that can be read, chunk by chunk; name the others in ``bad``."""
+    files = listing.table.file
+    for start in range(0, len(files), _CHUNK):
+        chunk = files[start : start + _CHUNK]
+        good, ids = [], []
+        number = start
+        for batch in scan(listing.pixels, chunk):
+            for one in batch:
                 if one.reason:
                     note(f"quarantined: {one.reason}")
-            good = [one.file for one in seen if not one.reason]
-            bad += len(chunk) - len(good)
-            if good:
-                part = Dataset(pixels=listing.pixels, file=np.array(good, object), classes=classes)
-                labels = student.label(part)
-                if labels.probs is None:
-                    raise DataError("the student gave labels without probs.")
-                for file, k, score, probs in zip(
-                    good, labels.class_id, labels.score, labels.probs, strict=True
-                ):
-                    said = (f"{p:.6g}" for p in probs)
-                    rows.writerow((file, classes[k], f"{score:.6g}", *said))
-            done += len(good)
-            progress("labelling", start + len(chunk), len(files))
-        if done == 0:
-            raise DataError(f"none of the {len(files):,} images in {images} can be read.")
-    return {"images": done, "quarantined": bad, "out": str(out)}
+                    bad.append(one.file)
+                else:
+                    good.append(one.file)
+                    ids.append(number)
+                number += 1
+        if good:
+            file = np.array(good, object)
+            yield Dataset(pixels=listing.pixels, file=file, classes=classes, id=np.array(ids))
+        progress("labelling", start + len(chunk), len(files))
+
+
+class Out(Protocol):
+    """A file that predictions go to."""
+
+    def write(self, part: Dataset, labels: Labels) -> None:
+        """Add the labels of some images."""
+        ...
+
+    def end(self) -> None:
+        """Write what has to stand at the end."""
+        ...
+
+
+class Rows:
+    """CSV: one row an image."""
+
+    def __init__(self, stream: IO[str], classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        self.rows = csv.writer(stream, lineterminator="\n")
+        self.rows.writerow(("file", "label", "score", *(f"p_{name}" for name in classes)))
+
+    def write(self, part: Dataset, labels: Labels) -> None:
+        """Add one row an image."""
+        if labels.probs is None:
+            raise DataError("the student gave labels without probs.")
+        for file, k, score, probs in zip(
+            part.file, labels.class_id, labels.score, labels.probs, strict=True
+        ):
+            said = (f"{p:.6g}" for p in probs)
+            self.rows.writerow((file, self.classes[k], f"{score:.6g}", *said))
+
+    def end(self) -> None:
+        """Nothing stands at the end."""
+
+
+class Results:
+    """COCO results: one entry an object."""
+
+    def __init__(self, stream: IO[str], classes: tuple[str, ...]) -> None:
+        self.stream, self.classes = stream, classes
+        self.stream.write("[")
+        self.comma = ""
+
+    def write(self, part: Dataset, labels: Labels) -> None:
+        """Add one entry an object."""
+        file = dict(zip(part.id.tolist(), part.file.tolist(), strict=True))
+        for row in range(len(labels)):
+            image = int(labels.image[row])
+            x0, y0, x1, y1 = np.round(labels.boxes[row], 2).tolist()
+            entry: dict[str, Any] = {
+                "image_id": image + 1,
+                "file_name": file[image],
+                "category_id": int(labels.class_id[row]) + 1,
+                "category": self.classes[labels.class_id[row]],
+                "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
+                "score": round(float(labels.score[row]), 6),
+            }
+            if labels.keypoints is not None:
+                entry["keypoints"] = np.round(labels.keypoints[row], 2).ravel().tolist()
+            if labels.probs is not None:
+                shares = np.round(labels.probs[row], 6).tolist()
+                entry["probs"] = dict(zip(self.classes, shares, strict=True))
+            self.stream.write(f"{self.comma}\n{json.dumps(entry)}")
+            self.comma = ","
+
+    def end(self) -> None:
+        """Close the list."""
+        self.stream.write("\n]\n")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medloop.errors import WorkspaceError
-from medloop.evaluation import Judged
 from medloop.gate import Verdict
 from medloop.labels import Labels
 from medloop.loop import Proposal, Round
@@ -17,12 +17,20 @@ from medloop.store.files import read_json, sha256_of, write_atomic, write_json
 from medloop.store.workspace import Workspace
 from medloop.students import load_student
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+J = TypeVar("J", bound="DataclassInstance")
+
 _CHAINS = "chains.safetensors"
 _JUDGED = "judged.safetensors"
 
 
 def save_round(
-    workspace: Workspace, made: Round, about: dict[str, Any], judged: dict[str, Judged]
+    workspace: Workspace,
+    made: Round,
+    about: dict[str, Any],
+    judged: Mapping[str, DataclassInstance],
 ) -> dict[str, Any]:
     """Write a round's student, chains, figures and judged images; return what the log keeps."""
     from safetensors.numpy import save
@@ -81,8 +89,16 @@ def load_round(workspace: Workspace, number: int, hashes: dict[str, Any]) -> Rou
     return Round(number, proposals, about["flipped"], _verdict(about["verdict"]))
 
 
-def load_judged(workspace: Workspace, number: int, name: str) -> Judged:
+def load_judged(workspace: Workspace, number: int, name: str, kind: type[J]) -> J:
     """Read back the ``"test"`` or ``"held_out"`` images of a round, as they were judged.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    number : int
+    name : str
+    kind : type
+        A dataclass of arrays: what was handed to :func:`save_round`.
 
     Raises
     ------
@@ -95,7 +111,7 @@ def load_judged(workspace: Workspace, number: int, name: str) -> Judged:
     path = workspace.round_folder(number) / _JUDGED
     try:
         arrays = load(path.read_bytes())
-        return Judged(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(Judged)})
+        return kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)})
     except (OSError, KeyError, SafetensorError) as error:
         raise WorkspaceError(f"{path} cannot be read: {error}.") from None
 

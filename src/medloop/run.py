@@ -7,13 +7,24 @@ from typing import Any
 
 from medloop.dataset import Dataset
 from medloop.errors import UsageError
-from medloop.evaluation import compare
-from medloop.intake import given_labels, list_sources, refuse_patient_leak, take_in
+from medloop.evaluation import Judged, compare
+from medloop.intake import (
+    given_labels,
+    list_sources,
+    refuse_lacking,
+    refuse_patient_leak,
+    take_in,
+    told_labels,
+)
 from medloop.judges import Judges, operation
 from medloop.labels import Labels
 from medloop.loop import Stopped, closed_loop
+from medloop.objects.intake import Annotated, given_objects
+from medloop.objects.judges import Found, ObjectJudges, compare_found
+from medloop.objects.places import PlaceJudges, given_places
 from medloop.progress import Note, Progress, silent
-from medloop.recipes import Recipe
+from medloop.recipes import ObjectRecipe, Recipe, recipe_of
+from medloop.recipes.locate import Locate
 from medloop.rounds import load_judged, load_round, round_about
 from medloop.store.workspace import Workspace
 from medloop.students import make_student
@@ -49,7 +60,17 @@ def run(
             for sentence in listing.notes:
                 note(sentence)
             dataset = take_in(workspace, listing, config, progress, note)
-            given = given_labels(workspace, listing, dataset, config)
+            if isinstance(listing, Annotated):
+                points = config.student == "pose"
+                given = given_objects(workspace, listing, dataset, points=points, note=note)
+            elif isinstance(config, Locate):
+                given = told_labels(listing, dataset)
+                refuse_lacking(listing, dataset, given, config)
+                boxes = None if config.boxes is None else Path(config.boxes)
+                few = given_places(workspace, listing, dataset, given, boxes)
+                config = config.with_boxes(few)
+            else:
+                given = given_labels(workspace, listing, dataset, config)
             _label(workspace, dataset, given, config, progress, note)
             metrics = finish(workspace, note=note)
             if not workspace.log.events("finished", live=True):
@@ -75,21 +96,29 @@ def _label(
             "or use a new workspace for more rounds."
         )
     pool = dataset.where(split="train")
-    known = given.of(pool.id)
-    student = make_student(config.student, config.student_options)
+    judges: Judges | ObjectJudges
+    if isinstance(config, ObjectRecipe):
+        judges = ObjectJudges(workspace, dataset, given, config)
+    elif isinstance(config, Locate):
+        judges = PlaceJudges(workspace, dataset, given, config)
+    else:
+        judges = Judges(workspace, dataset, given, config)
+    student = make_student(config.student, {**config.student_options, **judges.options})
     student = student.prepare(pool, seed=config.seed, progress=progress)
     student = student.remember(dataset, folder=workspace.path("cache"), progress=progress)
-    judges = Judges(workspace, dataset, given, config)
     rounds = log.events("round", live=True)
     last = None
     if rounds:
         last = load_round(workspace, rounds[-1].round, rounds[-1].payload)
     for made in closed_loop(
-        known,
-        config.steps(pool, known, student, folder=workspace.path("cache"), progress=progress),
+        judges.known,
+        config.steps(
+            pool, judges.known, student, folder=workspace.path("cache"), progress=progress
+        ),
         rounds=config.rounds,
         fold=judges.fold,
         compare=judges.compare if config.mode == "ours" else None,
+        changed=judges.changed,
         last=last,
     ):
         if isinstance(made, Stopped):
@@ -118,12 +147,12 @@ def finish(workspace: Workspace, *, note: Note = print) -> dict[str, Any]:
             f"{workspace.folder} has no finished round yet; run: medloop resume {workspace.folder}"
         )
     classes = tuple(log.events("scan")[0].payload["classes"])
-    first, last = (load_judged(workspace, number, "test") for number in (counted[0], counted[-1]))
     comparison = None
-    if len(first) and counted[-1] > 0:
-        comparison = compare(first, last, classes, seed=config["seed"])
+    if counted[-1] > 0:
+        comparison = _comparison(workspace, counted[0], counted[-1], classes)
     metrics = {
         "recipe": config["recipe"],
+        "kind": recipe_of(config).kind,
         "mode": config["mode"],
         "student": config["student"],
         "classes": list(classes),
@@ -137,6 +166,18 @@ def finish(workspace: Workspace, *, note: Note = print) -> dict[str, Any]:
     workspace.save_json("metrics.json", metrics)
     write_report(workspace, metrics)
     return metrics
+
+
+def _comparison(
+    workspace: Workspace, first: int, last: int, classes: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """Compare the first round with the one in use on the test split; None where there is none."""
+    config = recipe_of(workspace.config)
+    if isinstance(config, ObjectRecipe):
+        old, new = (load_judged(workspace, n, "test", Found) for n in (first, last))
+        return compare_found(old, new, seed=config.seed) if len(old) else None
+    before, after = (load_judged(workspace, n, "test", Judged) for n in (first, last))
+    return compare(before, after, classes, seed=config.seed) if len(before) else None
 
 
 def roll_back(path: Path, to_round: int, *, note: Note = print) -> None:

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from medloop import __version__
-from medloop.cli import recipes
+from medloop.cli import formats, people, prepare, recipes, review
+from medloop.cli.inspect import inspect
 from medloop.cli.options import DONE_WITH_QUARANTINE, WS, Json
 from medloop.cli.recipes import run_recipe
-from medloop.errors import UsageError
 
 app = typer.Typer(
     name="medloop",
@@ -22,6 +22,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(recipes.app, name="run")
+app.command()(people.certify)
+app.command()(review.review)
+app.command()(people.queue)
+app.command()(people.answers)
+app.command("import")(formats.import_)
+app.command()(formats.export)
+app.command()(inspect)
+app.command()(prepare.prepare)
+app.add_typer(prepare.dataset, name="dataset")
 
 
 def _version(asked: bool) -> None:
@@ -102,43 +111,6 @@ def report(workspace: WS) -> None:
 
 
 @app.command()
-def certify(
-    workspace: WS,
-    error_rate: Annotated[
-        float, typer.Option(help="Share of wrong labels that may not be exceeded.")
-    ] = 0.05,
-    confidence: Annotated[float, typer.Option(help="Of the statement.")] = 0.95,
-    audit: Annotated[
-        int | None, typer.Option(help="Draw this many images for a person to check.")
-    ] = None,
-    purity: Annotated[
-        bool, typer.Option("--purity", help="Certify the accepted labels alone, not the whole set.")
-    ] = False,
-    answers: Annotated[
-        Path | None, typer.Option(help="CSV: file,label with the person's answers.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Draw an audit, or turn its answers into a certificate."""
-    from medloop.audit import answer_audit, draw_audit
-    from medloop.cli.show import result
-
-    if (audit is None) == (answers is None):
-        raise UsageError("certify needs one of --audit N (draw) and --answers FILE (certify).")
-    if audit is not None:
-        drawn = draw_audit(
-            workspace, audit, error_rate=error_rate, confidence=confidence, purity=purity
-        )
-        result(drawn.pop("sentence"), drawn, as_json=as_json)
-        return
-    if answers is not None:
-        certificate = answer_audit(workspace, answers)
-        result(certificate["sentence"], certificate, as_json=as_json)
-        if not certificate["holds"]:
-            raise typer.Exit(4)
-
-
-@app.command()
 def evaluate(
     workspace: WS,
     truth: Annotated[Path, typer.Option(help="CSV: file,label; never shown to the loop.")],
@@ -154,21 +126,6 @@ def evaluate(
             workspace, truth, splits=splits, student=patch_student, progress=progress, note=note
         )
     result("\n".join(found["sentences"]), found, as_json=as_json)
-
-
-@app.command()
-def export(
-    workspace: WS,
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    format: Annotated[str, typer.Option(help="csv")] = "csv",
-    as_json: Json = False,
-) -> None:
-    """Write the labels to a file."""
-    from medloop.cli.show import result
-    from medloop.export import export_labels
-
-    rows = export_labels(workspace, out, format=format)
-    result(f"{rows:,} labels in {out}.", {"rows": rows, "out": str(out)}, as_json=as_json)
 
 
 @app.command()

@@ -11,40 +11,48 @@ from medloop.cli.options import DONE_WITH_QUARANTINE, Json
 
 app = typer.Typer(help="Label images by a recipe.", no_args_is_help=True)
 
+Images = Annotated[Path, typer.Option(help="Folder of images, or a MedMNIST-style .npz.")]
+Folder = Annotated[Path, typer.Option("--workspace", help="Folder that the run works in.")]
+Classes = Annotated[
+    str | None, typer.Option(help="Class names, comma-separated; those found by default.")
+]
+Rounds = Annotated[int | None, typer.Option(help="Rounds of the loop; 0 is the baseline.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Mode = Annotated[str | None, typer.Option(help="ours, or faithful to the published method.")]
+Config = Annotated[
+    Path | None, typer.Option(help="YAML with any of these settings; options beat it.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe or student."),
+]
+AllowLeak = Annotated[
+    bool,
+    typer.Option("--allow-leak", help="Go on although the split leaks; every output says so."),
+]
+
 
 @app.command("few-labels")
 def few_labels(
-    images: Annotated[Path, typer.Option(help="Folder of images, or a MedMNIST-style .npz.")],
-    workspace: Annotated[Path, typer.Option(help="Folder that the run works in.")],
+    images: Images,
+    workspace: Folder,
     labels: Annotated[
         Path | None,
         typer.Option(help="CSV: file,label[,patient][,split][,text]; empty label: to be labelled."),
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Class names, comma-separated; those found by default.")
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds of the loop; 0 is the baseline.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    classes: Classes = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
     student: Annotated[str | None, typer.Option(help="patches or network.")] = None,
-    mode: Annotated[str | None, typer.Option(help="ours or faithful.")] = None,
+    mode: Mode = None,
     select: Annotated[
         str | None,
         typer.Option(help="typiclust: name the images to label first, and stop."),
     ] = None,
     budget: Annotated[int, typer.Option(help="How many images --select names.")] = 20,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML with any of these settings; options beat it.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe or student."),
-    ] = None,
-    allow_leak: Annotated[
-        bool,
-        typer.Option("--allow-leak", help="Go on although the split leaks; every output says so."),
-    ] = False,
+    config: Config = None,
+    settings: Settings = None,
+    allow_leak: AllowLeak = False,
     as_json: Json = False,
 ) -> None:
     """Label a large set from a few labels (knee radiographs: weighted AUC .857 to .903)."""
@@ -52,9 +60,9 @@ def few_labels(
     from medloop.recipes.few_labels import FewLabels
 
     given: dict[str, Any] = {
-        "images": str(images.absolute()),
-        "labels": None if labels is None else str(labels.absolute()),
-        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
+        "images": _where(images),
+        "labels": _where(labels),
+        "classes": _names(classes),
         "rounds": rounds,
         "seed": seed,
         "student": student,
@@ -72,8 +80,8 @@ def few_labels(
 
 @app.command("zero-shot")
 def zero_shot(
-    images: Annotated[Path, typer.Option(help="Folder of images, or a MedMNIST-style .npz.")],
-    workspace: Annotated[Path, typer.Option(help="Folder that the run works in.")],
+    images: Images,
+    workspace: Folder,
     classes: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="YAML, class: [prompt, ...]; {} stands for the class.")
@@ -89,33 +97,23 @@ def zero_shot(
         Path | None, typer.Option(help="CSV with a handful of labels; they judge every round.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds; 0 delivers the teacher.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Seed = None,
     student: Annotated[str | None, typer.Option(help="patches or network.")] = None,
-    mode: Annotated[str | None, typer.Option(help="ours or faithful.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML with any of these settings; options beat it.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the recipe or student."),
-    ] = None,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Go on although the split leaks.")
-    ] = False,
+    mode: Mode = None,
+    config: Config = None,
+    settings: Settings = None,
+    allow_leak: AllowLeak = False,
     as_json: Json = False,
 ) -> None:
     """Label images from class names alone (CLIP then CNN: F1 +.06 and +.08)."""
     from medloop.cli.settings import resolve
     from medloop.recipes.zero_shot import ZeroShotRecipe
 
-    def where(path: Path | None) -> str | None:
-        return None if path is None else str(path.absolute())
-
     given: dict[str, Any] = {
-        "images": str(images.absolute()),
-        "labels": where(labels),
-        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
-        "prompts": where(prompts),
+        "images": _where(images),
+        "labels": _where(labels),
+        "classes": _names(classes),
+        "prompts": _where(prompts),
         "clip": clip,
         "teacher": teacher if teacher in (None, "text") else str(Path(teacher).absolute()),
         "rounds": rounds,
@@ -125,6 +123,54 @@ def zero_shot(
         "allow_leak": allow_leak or None,
     }
     run_recipe(workspace, resolve(ZeroShotRecipe, given, settings or [], config), as_json=as_json)
+
+
+@app.command("landmarks")
+def landmarks(
+    images: Images,
+    workspace: Folder,
+    labels: Annotated[
+        Path,
+        typer.Option(
+            help="COCO or YOLO-pose: keypoints or boxes of some objects in some of the images."
+        ),
+    ],
+    classes: Classes = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    student: Annotated[
+        str | None, typer.Option(help="pose for keypoints, detector for boxes alone.")
+    ] = None,
+    mode: Mode = None,
+    config: Config = None,
+    settings: Settings = None,
+    allow_leak: AllowLeak = False,
+    as_json: Json = False,
+) -> None:
+    """Complete the labels of objects that people labelled in part (faces: +40.6% labels)."""
+    from medloop.cli.settings import resolve
+    from medloop.recipes.landmarks import Landmarks
+
+    given: dict[str, Any] = {
+        "images": _where(images),
+        "labels": _where(labels),
+        "classes": _names(classes),
+        "rounds": rounds,
+        "seed": seed,
+        "student": student,
+        "mode": mode,
+        "allow_leak": allow_leak or None,
+    }
+    run_recipe(workspace, resolve(Landmarks, given, settings or [], config), as_json=as_json)
+
+
+def _where(path: Path | None) -> str | None:
+    """A run is resumed from any folder."""
+    return None if path is None else str(path.absolute())
+
+
+def _names(classes: str | None) -> list[str] | None:
+    return None if classes is None else [name.strip() for name in classes.split(",")]
 
 
 def run_recipe(workspace: Path, config: Any, *, as_json: bool) -> None:

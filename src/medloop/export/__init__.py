@@ -2,30 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from medloop.errors import UsageError, did_you_mean
+from medloop.export.format import Exported, Format
 from medloop.store.workspace import Workspace
 
-FORMATS = ("csv",)
+#: Where each format stands; a module is imported when it is asked for.
+FORMATS = {
+    "csv": "medloop.export.csv:CSV",
+    "parquet": "medloop.export.parquet:PARQUET",
+    "coco": "medloop.export.coco:COCO",
+    "yolo": "medloop.export.yolo:YOLO",
+    "voc": "medloop.export.voc:VOC",
+    "folder": "medloop.export.folder:FOLDER",
+    "label-studio": "medloop.export.label_studio:LABEL_STUDIO",
+    "hf": "medloop.export.hf:HF",
+}
 
 
-def export_labels(path: Path, out: Path, *, format: str = "csv") -> int:
-    """Write the current labels of a workspace to a file; return how many.
+def format_of(name: str) -> Format:
+    """Return a format by its name.
 
     Raises
     ------
     UsageError
-        The format is unknown, or the workspace holds no labels yet.
+        There is none of that name.
     """
-    if format not in FORMATS:
-        raise UsageError(f"unknown format {format!r}.{did_you_mean(format, FORMATS)}")
-    from medloop.export.csv import write_csv
-
-    write: Callable[[Workspace, Path], int] = write_csv
-    with Workspace.open(path, read_only=True) as workspace:
-        return write(workspace, out)
+    if name not in FORMATS:
+        raise UsageError(f"unknown format {name!r}.{did_you_mean(name, FORMATS)}")
+    module, _, attribute = FORMATS[name].partition(":")
+    found: Format = getattr(import_module(module), attribute)
+    return found
 
 
-__all__ = ["FORMATS", "export_labels"]
+def export_workspace(path: Path, out: Path, *, format: str = "csv") -> Exported:
+    """Write the current labels of a workspace, read them back, and compare.
+
+    Raises
+    ------
+    UsageError
+        The format is unknown, the workspace holds no labels yet, or ``out`` is a folder that is
+        not empty.
+    DataError
+        The format cannot hold what is there, or did not give it back.
+    """
+    from medloop.export.blocks import Source
+    from medloop.export.format import deliver
+
+    chosen = format_of(format)
+    with (
+        Workspace.open(path, read_only=True) as workspace,
+        workspace.log.database.snapshot(),
+    ):
+        return deliver(Source(workspace), chosen, out)
+
+
+def export_labels(path: Path, out: Path, *, format: str = "csv") -> int:
+    """Write the current labels of a workspace; return how many, see :func:`export_workspace`."""
+    return export_workspace(path, out, format=format).labels
+
+
+__all__ = ["FORMATS", "Exported", "export_labels", "export_workspace", "format_of"]

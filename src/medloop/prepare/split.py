@@ -198,3 +198,53 @@ def group_folds(class_id: ArrayLike, group: ArrayLike, *, folds: int, seed: int)
         np.add.at(dealt[:, fold], its, 1)
         total[fold] += len(its)
     return fold_of[group_of]
+
+
+def hold_out(
+    stated: ArrayLike, group: ArrayLike, *, test: float, val: float, seed: int
+) -> list[str]:
+    """Deal groups with labels to an untouched test, to a validation split, and to training.
+
+    Parameters
+    ----------
+    stated : (n,) bool
+        Images with a person's labels.
+    group : (n,) int
+        A group goes to one split as a whole; groups without labels go to training.
+    test, val : float in [0, 1)
+        Shares of the images with labels, about; at least one group each where above 0.
+    seed : int
+
+    Returns
+    -------
+    list of n str
+
+    Raises
+    ------
+    DataError
+        There are too few groups with labels.
+
+    Examples
+    --------
+    >>> hold_out([True] * 4 + [False], [0, 1, 2, 3, 4], test=0.25, val=0.25, seed=0)
+    ['val', 'train', 'test', 'train', 'train']
+    """
+    stated = np.asarray(stated, bool)
+    _, group_of = np.unique(np.asarray(group), return_inverse=True)
+    labelled = np.bincount(group_of, weights=stated).astype(np.int64)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(labelled))
+    part = np.full(len(labelled), "train", dtype="<U5")
+    for name, share in (("test", test), ("val", val)):
+        if share <= 0:
+            continue
+        held, wanted = 0, share * stated.sum()
+        while len(order) and held < max(wanted, 1):
+            part[order[0]] = name
+            held += int(labelled[order[0]])
+            order = order[1:]
+    if stated.any() and len(order) == 0:
+        raise DataError(
+            f"{int((labelled > 0).sum())} patients with labels are too few for a test and a "
+            "validation split; name splits, or set test_share and val_share to 0."
+        )
+    return [str(name) for name in part[group_of]]

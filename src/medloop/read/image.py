@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -9,10 +10,10 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from medloop.dataset import usable
 from medloop.errors import ImageError, UsageError
 from medloop.read import tiff
+from medloop.read.kinds import DICOM, HEAD, NIFTI, head_of, kind_of, split_frame
 
 # what a decoder has to say about a bad file is said in its ImageError, not on stderr
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -48,12 +50,25 @@ def _max_pixels(given: str | None) -> int:
 MAX_PIXELS = _max_pixels(os.environ.get("MEDLOOP_MAX_PIXELS"))
 MAX_BYTES = 4 * MAX_PIXELS
 
+
+def _sandbox(given: str | None) -> bool:
+    if given not in (None, "", "auto", "all"):
+        raise UsageError(f"MEDLOOP_SANDBOX must be 'auto' or 'all', got {given!r}.")
+    return given == "all"
+
+
+#: Whether PNG, JPEG, TIFF and BMP are decoded in workers too.
+ALL_IN_WORKERS = _sandbox(os.environ.get("MEDLOOP_SANDBOX"))
+
 #: A progressive JPEG has about ten; thousands of them keep a decoder busy for minutes.
 _MAX_SCANS = 100
 
 
 def decode(data: bytes, name: str) -> NDArray[Any]:
-    """Decode PNG, JPEG, TIFF or BMP bytes.
+    """Decode PNG, JPEG, TIFF or BMP bytes, or a DICOM or NIfTI file of one image.
+
+    DICOM and NIfTI are parsed in worker processes (:mod:`medloop.read.sandbox`), and everything
+    else too where ``MEDLOOP_SANDBOX=all``.
 
     Parameters
     ----------
@@ -64,15 +79,19 @@ def decode(data: bytes, name: str) -> NDArray[Any]:
     Returns
     -------
     (h, w) or (h, w, 3) array
-        uint8 or uint16 as stored; any other number as float32. Palettes are looked up,
-        transparency is laid over black, a colour image whose channels are equal becomes grey,
-        "white is zero" is turned round, and the orientation that a camera noted is applied.
+        uint8 or uint16 as stored; any other number as float32, or float64 in a DICOM or NIfTI
+        file whose digits need it. Palettes are looked up, transparency is laid over black, a
+        colour image (but for DICOM) whose channels are equal becomes grey, "white is zero" is
+        turned round, and the orientation that a camera noted is applied.
 
     Raises
     ------
     ImageError
         It is empty, not one of the formats, truncated, larger than ``MAX_PIXELS``, holds more
-        than one page or frame, or has pixels that are not finite.
+        than one page or frame, has pixels that are not finite, or asks for more memory or time
+        than an image may.
+    MissingError
+        What decodes DICOM or NIfTI is not installed.
 
     Examples
     --------
@@ -86,6 +105,15 @@ def decode(data: bytes, name: str) -> NDArray[Any]:
         raise ImageError(f"{name} is empty.")
     if len(data) > MAX_BYTES:
         raise ImageError(f"{name} has {len(data):,} bytes, at most {MAX_BYTES:,} are read.")
+    if ALL_IN_WORKERS or kind_of(data[:HEAD], name) in (DICOM, NIFTI):
+        from medloop.read.sandbox import shared
+
+        return shared().decode(data, name)
+    return decode_ordinary(data, name)
+
+
+def decode_ordinary(data: bytes, name: str) -> NDArray[Any]:
+    """Decode PNG, JPEG, TIFF or BMP bytes in this process."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -314,19 +342,72 @@ def read_bytes(path: Path, name: str) -> bytes:
         raise ImageError(f"{name} cannot be read: {reason}.") from None
 
 
+#: What identifies one frame of many: the file's hash and the frame, not a copy of the file.
+_FRAME_OF = b"frame of sha256:"
+
+
 @dataclass(frozen=True)
 class FolderPixels:
-    """Pixels of the image files below a folder, and of none outside it."""
+    """Pixels of the image files below a folder, and of none outside it.
+
+    Parameters
+    ----------
+    root : Path
+    aliases : dict of str to str, optional
+        Real paths of files that are known by another name, because theirs names a patient.
+    """
 
     root: Path
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, name: str) -> NDArray[Any]:
-        """Decode the file of this name, relative to the folder."""
-        return decode(self.raw(name), name)
+        """Decode the file of this name, relative to the folder; ``a.dcm#3`` is its third frame."""
+        path, frame = self.locate(name)
+        picture = name.lower().endswith(SUFFIXES)
+        if frame or (not picture and kind_of(head_of(path), name) in (DICOM, NIFTI)):
+            from medloop.read.sandbox import shared
+
+            # the worker reads the file itself, which spares sending it there
+            return shared().frame(path, frame, shown(name))
+        return decode(read_bytes(path, name), name)
 
     def raw(self, name: str) -> bytes:
-        """Return the bytes of the file, which identify the image."""
-        path = self.root / inside(name)
+        """Return what identifies the image: the bytes of the file, or its hash and the frame."""
+        path, frame = self.locate(name)
+        if not frame:
+            return read_bytes(path, name)
+        try:
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):
+                raise ImageError(f"{shown(name)} is no file.")
+            digest = _sha256(str(path), about.st_size, about.st_mtime_ns)
+        except FileNotFoundError:
+            raise ImageError(f"{shown(name)} is not there.") from None
+        except OSError as error:
+            raise ImageError(f"{shown(name)} cannot be read: {error.strerror}.") from None
+        return _FRAME_OF + f"{digest}#{frame}".encode()
+
+    def decode(self, data: bytes, name: str) -> NDArray[Any]:
+        """Decode what ``raw`` returned."""
+        if data.startswith(_FRAME_OF):
+            return self.read(name)
+        return decode(data, name)
+
+    def locate(self, name: str) -> tuple[Path, str]:
+        """Return the path of an image's file, and which frame of it the image is.
+
+        Raises
+        ------
+        ImageError
+            The name, or the link that it names, leaves the folder.
+        """
+        file, frame = split_frame(name)
+        # a name may end like a frame's and be a file's
+        if frame and name not in self.aliases and file not in self.aliases:
+            with suppress(OSError, ValueError):
+                if (self.root / inside(name)).exists():
+                    file, frame = name, ""
+        path = self.root / inside(self.aliases.get(file, file))
         try:
             real, root = os.path.realpath(path), os.path.realpath(self.root)
         except (OSError, ValueError) as error:
@@ -337,11 +418,13 @@ class FolderPixels:
                 f"{shown(name)} is a link that leaves the folder of the images; "
                 "put a copy of the file there."
             )
-        return read_bytes(path, name)
+        return path, frame
 
-    def decode(self, data: bytes, name: str) -> NDArray[Any]:
-        """Decode what ``raw`` returned."""
-        return decode(data, name)
+
+@lru_cache(maxsize=4096)
+def _sha256(path: str, size: int, changed: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def inside(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from medloop.dataset import SPLITS, ArrayPixels, Pixels
 from medloop.errors import DataError, ImageError, UsageError
 from medloop.read.image import MAX_BYTES, SUFFIXES, FolderPixels, inside, shown
 from medloop.read.table import Table, class_names, read_table
+from medloop.read.volumes import Volumes, find_volumes
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,14 @@ def list_images(
     *,
     classes: Sequence[str] | None = None,
     need_labels: bool = True,
+    key: bytes | None = None,
 ) -> Listing:
     """Bring a folder (or a MedMNIST-style npz) and a table together.
+
+    DICOM and NIfTI files are found by their content, whatever they are called. Of a file of many
+    frames, each is an image: ``a.dcm#1`` and so on, ``v.nii.gz#z0`` and so on. Patients and
+    studies become pseudonyms, and of a header only what names nobody becomes a column; a path
+    that holds the name or the number of a patient is replaced by a pseudonym too.
 
     Without a table, the folders below ``images`` are the classes (images at the top are to be
     labelled); where all of them are called train, val or test, they are the splits and the
@@ -55,6 +62,8 @@ def list_images(
         Names of the classes; those found where not given.
     need_labels : bool
         False when images are only looked at: then no class need be found.
+    key : bytes, optional
+        For the pseudonyms; the secret of this machine where not given.
 
     Raises
     ------
@@ -64,11 +73,17 @@ def list_images(
         There is no image, or the labels make no sense.
     """
     missing: list[tuple[str, str]] = []
+    volumes = Volumes()
     if images.is_dir():
-        pixels: Pixels = FolderPixels(images)
-        found = find_images(images)
+        found, others = find_files(images)
         missing = [(_text(name), _UNUSABLE) for name in found if not _usable(name)]
         found = [name for name in found if _usable(name)]
+        volumes = find_volumes(images, others, key=key)
+        missing += volumes.missing
+        if volumes.known or volumes.pictures:
+            pictures = sorted([*map(volumes.name_of, found), *volumes.pictures])
+            found = [*pictures, *volumes.rows]
+        pixels: Pixels = FolderPixels(images, volumes.aliases)
         own = _from_folders(images, found)
     elif images.suffix == ".npz" and images.is_file():
         pixels, own = _from_npz(images)
@@ -80,10 +95,14 @@ def list_images(
     notes: list[str] = []
     table = own
     if labels is not None:
-        table, imageless, notes = _meet(read_table(labels), found, images)
+        given = _renamed(read_table(labels), volumes)
+        table, imageless, notes = _meet(given, found, images, volumes)
         missing += imageless
+    if volumes.rows:
+        table = _with_headers(table, volumes)
+    notes += volumes.notes
     if not table.file:
-        raise DataError(f"{images} holds no image ({', '.join(SUFFIXES)}).")
+        raise DataError(f"{images} holds no image ({', '.join(SUFFIXES)}, DICOM, NIfTI).")
     names: tuple[str, ...] = tuple(classes or ())
     if need_labels:
         names = class_names(table, classes)
@@ -93,6 +112,45 @@ def list_images(
                 "and every measured figure may be too good."
             )
     return Listing(pixels, table, names, missing, notes)
+
+
+def _renamed(table: Table, volumes: Volumes) -> Table:
+    """Call the files of a table as they are called here."""
+    line_of: dict[str, int] = {}
+    names = [volumes.name_of(name) for name in table.file]
+    for name, line in zip(names, table.line, strict=True):
+        first = line_of.setdefault(name, line)
+        if first != line:  # as a file, and as the only frame of it
+            raise DataError(f"{table.path} names {shown(name)} twice, in lines {first} and {line}.")
+    return replace(table, file=names)
+
+
+def _with_headers(table: Table, volumes: Volumes) -> Table:
+    """Fill in patients and columns from headers, where the table says nothing."""
+    at = {name: row for row, name in enumerate(table.file)}
+    patient = list(table.patient)
+    known = {
+        about.patient: patient[at[name]]
+        for name, about in volumes.rows.items()
+        if about.patient and name in at and patient[at[name]]
+    }
+    columns: dict[str, list[str]] = {}
+    for name, about in volumes.rows.items():
+        row = at.get(name)
+        if row is None:
+            continue
+        # a patient that the table names keeps that name in all images
+        patient[row] = patient[row] or known.get(about.patient, about.patient)
+        said = about.columns | {"study": about.study, "flags": "; ".join(about.flags)}
+        for column, value in said.items():
+            if value and column not in table.columns:
+                columns.setdefault(column, [""] * len(table.file))[row] = value
+    return replace(
+        table,
+        patient=patient,
+        columns=table.columns | dict(sorted(columns.items())),
+        has_patient=table.has_patient or all(patient),
+    )
 
 
 _UNUSABLE = "its name holds a backslash or is not UTF-8: rename the file"
@@ -108,7 +166,7 @@ def _text(name: str) -> str:
 
 
 def find_images(folder: Path) -> list[str]:
-    """Name every image file below a folder, sorted, without hidden ones.
+    """Name every image file below a folder, sorted, without hidden ones, by its suffix.
 
     A link to a file is named like a file; a link to a folder is not followed.
 
@@ -117,20 +175,27 @@ def find_images(folder: Path) -> list[str]:
     UsageError
         The folder does not exist or cannot be read.
     """
+    return find_files(folder)[0]
+
+
+def find_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Name files that are called like images, and all others, as :func:`find_images` does."""
     if not folder.is_dir():
         raise UsageError(f"no folder at {folder}.")
 
     def fail(error: OSError) -> None:
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}.")
 
-    found = []
+    found: list[str] = []
+    others: list[str] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = os.path.relpath(parent, folder).replace(os.sep, "/")
         for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                found.append(name if below == "." else f"{below}/{name}")
-    return sorted(found)
+            if not name.startswith("."):
+                kind = found if name.lower().endswith(SUFFIXES) else others
+                kind.append(name if below == "." else f"{below}/{name}")
+    return sorted(found), sorted(others)
 
 
 def _from_folders(folder: Path, files: list[str]) -> Table:
@@ -150,14 +215,25 @@ def _table(
 
 
 def _meet(
-    table: Table, found: list[str], images: Path
+    table: Table, found: list[str], images: Path, volumes: Volumes
 ) -> tuple[Table, list[tuple[str, str]], list[str]]:
     """Keep rows that have an image, name those that have none, append images without a row."""
     there = set(found)
     keep, missing = [], []
     for row, file in enumerate(table.file):
         try:
-            if file in there or (images / inside(file)).is_file():
+            if file in volumes.many:
+                first = f"{file}#{volumes.many[file][0]}"
+                missing.append(
+                    (
+                        file,
+                        f"line {table.line[row]} of {table.path.name}: it holds "
+                        f"{len(volumes.many[file]):,} images; name one, as {first}",
+                    )
+                )
+            elif file in volumes.refused:
+                continue  # its own reason is told
+            elif file in there or (images / inside(volumes.aliases.get(file, file))).is_file():
                 keep.append(row)
             else:
                 missing.append(
@@ -173,7 +249,8 @@ def _meet(
             if table.file
             else f"{table.path} has no row."
         )
-    rowless = sorted(there - set(table.file))
+    named = set(table.file)
+    rowless = [name for name in found if name not in named]
     n = len(rowless)
 
     def column(values: list[str]) -> list[str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from medloop.dataset import SPLITS
 from medloop.errors import DataError, UsageError, did_you_mean
+from medloop.read.cells import undefuse
+from medloop.read.excel import is_excel, sheet_rows
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -32,7 +34,7 @@ class Table:
 
 
 def read_table(path: Path, *, required: Sequence[str] = ("file", "label")) -> Table:
-    """Read a CSV (comma, semicolon or tab; UTF-8) of labels.
+    """Read a CSV (comma, semicolon or tab; UTF-8) of labels, or the first sheet of an .xlsx.
 
     Rows that repeat a file with the same label, patient and split are merged; the first one
     counts. In ``file``, a backslash is a slash and ``./a.png`` is ``a.png``.
@@ -55,6 +57,8 @@ def read_table(path: Path, *, required: Sequence[str] = ("file", "label")) -> Ta
     if not path.is_file():
         raise UsageError(f"no table at {path}.")
     try:
+        if is_excel(path):
+            return _read_rows(path, _Sheet(path), required)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             header = stream.readline()
             stream.seek(0)
@@ -71,6 +75,22 @@ def read_table(path: Path, *, required: Sequence[str] = ("file", "label")) -> Ta
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+class _Sheet:
+    """The rows of an Excel file, counted as a CSV reader counts lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = sheet_rows(path)
+        self.line_num = 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        row = next(self.rows)
+        self.line_num += 1
+        return row
+
+
 def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
     for line in lines:
         if "\0" in line:
@@ -78,7 +98,7 @@ def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
         yield line
 
 
-def _read_rows(path: Path, reader: Reader, required: Sequence[str]) -> Table:
+def _read_rows(path: Path, reader: Reader | _Sheet, required: Sequence[str]) -> Table:
     row_of: dict[str, int] = {}
     lines: list[int] = []
     after = 0
@@ -129,7 +149,7 @@ def _named_columns(path: Path, names: list[str], required: Sequence[str]) -> dic
 def _row(path: Path, line: int, names: list[str], cells: list[str]) -> dict[str, str]:
     if len(cells) > len(names):
         raise DataError(f"{path} line {line}: {len(cells)} cells, but {len(names)} columns.")
-    row = dict(zip_longest(names, map(str.strip, cells), fillvalue=""))
+    row = dict(zip_longest(names, (undefuse(cell.strip()) for cell in cells), fillvalue=""))
     for name in ("label", "patient", "split"):
         if name in row:
             row[name] = sys.intern(row[name])  # few values, many rows

@@ -6,10 +6,17 @@ from typing import Any
 
 from medloop.errors import UsageError, did_you_mean
 from medloop.recipes.few_labels import FewLabels
-from medloop.recipes.recipe import Recipe
+from medloop.recipes.landmarks import Landmarks
+from medloop.recipes.locate import Locate
+from medloop.recipes.recipe import ObjectRecipe, Recipe
 from medloop.recipes.zero_shot import ZeroShotRecipe
 
-RECIPES: dict[str, type[Recipe]] = {"few-labels": FewLabels, "zero-shot": ZeroShotRecipe}
+RECIPES: dict[str, type[Recipe]] = {
+    "few-labels": FewLabels,
+    "zero-shot": ZeroShotRecipe,
+    "landmarks": Landmarks,
+    "locate": Locate,
+}
 
 
 def recipe_of(config: dict[str, Any]) -> Recipe:
@@ -31,4 +38,4 @@ def recipe_of(config: dict[str, Any]) -> Recipe:
     return RECIPES[name](**config)
 
 
-__all__ = ["RECIPES", "Recipe", "recipe_of"]
+__all__ = ["RECIPES", "ObjectRecipe", "Recipe", "recipe_of"]

@@ -43,6 +43,7 @@ class FewLabels(Recipe):
     """The recipe's own settings, with their defaults."""
 
     recipe: Literal["few-labels"] = "few-labels"
+    student: Literal["patches", "network"] = "patches"
     labeler: Literal["auto", "image", "text"] = "auto"
     text_model: str = "tfidf"
     share: float = Field(default=0.5, gt=0, le=1)

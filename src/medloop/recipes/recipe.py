@@ -22,6 +22,8 @@ class Recipe(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid")
 
+    #: What is labelled: images, objects in them, or images and where their class shows.
+    kind: ClassVar[Literal["images", "objects", "places"]] = "images"
     #: Whether the loop cannot begin without a person's labels of every class.
     needs_labels: ClassVar[bool] = True
 
@@ -29,13 +31,17 @@ class Recipe(BaseModel, ABC):
     images: str
     labels: str | None = None
     classes: list[str] | None = None
-    student: Literal["patches", "network"] = "patches"
+    student: str = "patches"
     mode: Literal["ours", "faithful"] = "ours"
     rounds: int = Field(default=3, ge=0, le=100)
     seed: int = Field(default=0, ge=0)
     folds: int | None = Field(default=None, ge=2, le=50)
     gate_margin: float = Field(default=0.03, ge=0, lt=1)
     gate_confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    #: Where no split is named: shares of the labelled images, by patient, for an untouched test
+    #: and for the gate.
+    test_share: float = Field(default=0.0, ge=0, lt=1)
+    val_share: float = Field(default=0.0, ge=0, lt=1)
     allow_leak: bool = False
     student_options: dict[str, Any] = Field(default_factory=dict)
 
@@ -63,6 +69,24 @@ class Recipe(BaseModel, ABC):
             Where what is learned from the pool is kept for a resumed run.
         progress : Progress
         """
+
+
+class ObjectRecipe(Recipe):
+    """Settings of recipes that label objects in images: boxes or keypoints.
+
+    Images with a person's objects that no file assigns to a split are dealt by patient.
+    """
+
+    kind: ClassVar[Literal["images", "objects", "places"]] = "objects"
+
+    student: Literal["pose", "detector"] = "pose"
+    rounds: int = Field(default=4, ge=0, le=100)
+    gate_margin: float = Field(default=0.02, ge=0, lt=1)
+    test_share: float = Field(default=0.2, ge=0, lt=1)
+    val_share: float = Field(default=0.15, ge=0, lt=1)
+    judged_at: float = Field(default=0.3, ge=0, le=1)
+    least: float = Field(default=0.7, gt=0, le=1)
+    sigmas: list[float] | None = None
 
 
 def taught(

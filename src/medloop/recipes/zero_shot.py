@@ -9,9 +9,14 @@ The published method (chest and breast images; headline: +6 and +8 points of F1 
 Round 0 delivers the teacher's labels. ``faithful`` then trains the student on all of them as they
 are. ``ours`` learns in the space of the pool, scores every image out of fold (no image is judged by
 a student that learned its label), leaves out the labels that confident learning suspects, learns
-again without them, and repeats from its own labels. A handful of a person's labels is learned from
-too, and judges every round. Without any, two students that share no patient must agree with each
-other at least as well as with the teacher; that verifies nothing, and the output says so.
+again without them, and repeats from its own labels, with each class as common as the teacher has
+it. Asked for, it learns from soft labels, leaves out the labels of large loss instead, or lets
+every image listen to its nearest neighbours (``soft``, ``drop=large_loss``, ``neighbours``).
+
+A handful of a person's labels is learned from too, and judges every round. Without any, two
+students that share no patient must agree with each other at least as well as with the teacher, and
+a round must explain the teacher's labels as well as the round before; that verifies nothing, and
+the output says so.
 """
 
 from __future__ import annotations
@@ -28,19 +33,24 @@ from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
 from medloop.filters import not_human
 from medloop.gate import Verdict
+from medloop.labelers.zero_shot import prior_shift
 from medloop.labels import Labels
 from medloop.loop import Proposal, Step
-from medloop.noise import consistency, suspects
+from medloop.noise import agreement, consistency, propagate, small_loss_weight, suspects
 from medloop.prepare.split import group_folds
 from medloop.progress import Progress, silent
 from medloop.recipes.recipe import Recipe, taught
 from medloop.students import Student
+from medloop.students.calibration import softmax
 from medloop.students.logistic import labels_of
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
+#: By how much a round may agree less with the teacher than the one before (kappa).
+_DRIFT = 0.02
 #: The round before left one class in a half of the images: there is nothing to tell apart.
 ONE_CLASS = Verdict(
     False, "harm", float("nan"), float("nan"), 0, 0, "Refused: the labels have one class left."
@@ -61,11 +71,16 @@ class ZeroShotRecipe(Recipe):
     needs_labels: ClassVar[bool] = False
 
     recipe: Literal["zero-shot"] = "zero-shot"
+    student: Literal["patches", "network"] = "patches"
     clip: str = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
     prompts: str | None = None
     teacher: str | None = None
     prior: Literal["none", "uniform"] = "none"
     trust: float = Field(default=0.3, gt=0, le=1)
+    drop: Literal["suspects", "large_loss", "none"] = "suspects"
+    soft: bool = False
+    anchor: bool = True
+    neighbours: int = Field(default=0, ge=0, le=100)
 
     def steps(
         self,
@@ -120,12 +135,15 @@ class Bench:
         The teacher's label of every image, in its order.
     student : Student
         Prepared, and settled on the teacher's labels; adapted to the pool in our mode.
+    near : (n, d) float, optional
+        Embedding of each image, where labels listen to their neighbours.
     """
 
     config: ZeroShotRecipe
     dataset: Dataset
     told: Labels
     student: Student
+    near: Floats | None = None
 
 
 def steps(
@@ -162,10 +180,11 @@ def steps(
         raise DataError(f"the teacher labels every image {name!r}: there is nothing to learn.")
     if config.mode == "ours" and config.rounds > 0:
         student = student.adapt(dataset, seed=config.seed, folder=folder, progress=progress)
-    bench = Bench(config, dataset, told, student.settle(dataset, told, seed=config.seed))
+    near = _embedding(teacher, student, dataset) if config.neighbours else None
+    bench = Bench(config, dataset, told, student.settle(dataset, told, seed=config.seed), near)
     make = _ours if config.mode == "ours" else _faithful
     return lambda known, before, number: (
-        _teacher(bench, known) if before is None else make(bench, known, before, number)
+        _teacher(bench, known) if before is None else make(bench, known, before.labels, number)
     )
 
 
@@ -192,16 +211,58 @@ def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
     if any(len(np.unique(before.class_id[half != own])) < 2 for own in (0, 1)):
         fitted = _learn(bench, known, bench.told, everything)
         return Proposal(fitted, before, kept=len(before), evidence=ONE_CLASS)
+    before = _heard(bench, known, before)
     first = _judge(bench, known, before, everything, half)
-    bad = suspects(before.class_id, _own(first, half))
+    bad = _doubted(bench, before, _own(first, half))
     left = [before.class_id[~bad & (half != own)] for own in (0, 1)]
     if any(len(np.unique(classes)) < 2 for classes in left):
         bad = ~everything  # leaving them out would leave one class
     judged = _judge(bench, known, before, ~bad, half)
     final = _learn(bench, known, before, ~bad)
-    labels = labels_of(bench.dataset, _own(judged, half))
+    labels = labels_of(bench.dataset, _anchored(bench, _own(judged, half)))
     kept = int((~bad & not_human(before, known)).sum())
-    return Proposal(final, labels, kept=kept, evidence=_evidence(bench, judged))
+    # what explained the teacher's labels before this round: at first, all of them as they are
+    then = _own(first, half).argmax(axis=1) if number == 1 else before.class_id
+    evidence = _evidence(bench, judged, then, labels.class_id)
+    return Proposal(final, labels, kept=kept, evidence=evidence)
+
+
+def _embedding(teacher: Labeler, student: Student, dataset: Dataset) -> Floats:
+    """Return (n, d) features whose distances mean something: the teacher's, or the student's."""
+    for one, name in ((teacher, "embeddings"), (student, "embed")):
+        embed = getattr(one, name, None)
+        if embed is not None:
+            return np.asarray(embed(dataset), np.float64)
+    raise UsageError(
+        "neighbours needs features to compare images by: a CLIP-like teacher, or student patches."
+    )
+
+
+def _heard(bench: Bench, known: Labels, before: Labels) -> Labels:
+    """Let every image listen to its nearest neighbours, where that was asked for."""
+    if bench.near is None or before.probs is None:
+        return before
+    certain = ~not_human(before, known)
+    probs = propagate(bench.near, before.probs, neighbours=bench.config.neighbours, clamp=certain)
+    return labels_of(bench.dataset, probs)
+
+
+def _doubted(bench: Bench, before: Labels, probs: Floats) -> Mask:
+    """Say which labels are not learned from, judged by probabilities out of fold."""
+    if bench.config.drop == "suspects":
+        return suspects(before.class_id, probs)
+    if bench.config.drop == "large_loss":
+        return np.asarray(small_loss_weight(before.class_id, probs) == 0)
+    return np.zeros(len(before), bool)
+
+
+def _anchored(bench: Bench, probs: Floats) -> Floats:
+    """Keep each class as common as the teacher has it: rounds would let the rare ones vanish."""
+    if not bench.config.anchor:
+        return probs
+    count = np.bincount(bench.told.class_id, minlength=probs.shape[1]) + 0.5
+    logits = np.log(np.clip(probs, 1e-12, None))
+    return np.asarray(softmax(logits + prior_shift(logits, count / count.sum())))
 
 
 def _judge(
@@ -227,18 +288,35 @@ def _learn(bench: Bench, known: Labels, before: Labels, keep: Mask) -> Student:
     """Fit to the kept machine labels, and to a person's labels with more weight."""
     machine = before[keep & not_human(before, known)]
     classes = len(bench.dataset.classes)
-    hard = machine.with_(probs=np.eye(classes)[machine.class_id])
+    taken = machine if bench.config.soft else machine.with_(probs=np.eye(classes)[machine.class_id])
     trust = bench.config.trust if len(known) else 1.0
-    labels, weight = taught(known, hard, classes=classes, trust=trust)
+    labels, weight = taught(known, taken, classes=classes, trust=trust)
+    if bench.config.anchor and len(machine):
+        whole = before[not_human(before, known)]
+        share = np.bincount(whole.class_id, minlength=classes) / np.maximum(
+            np.bincount(machine.class_id, minlength=classes), 1
+        )
+        weight[len(known) :] *= share[machine.class_id] * len(machine) / len(whole)
     return bench.student.fit(bench.dataset, labels, weight=weight, seed=bench.config.seed)
 
 
-def _evidence(bench: Bench, judged: list[Floats]) -> Verdict:
-    """Say what stands in for a gate where no person labelled anything."""
+def _evidence(bench: Bench, judged: list[Floats], then: Ints, now: Ints) -> Verdict:
+    """Say what stands in for a gate where no person labelled anything.
+
+    Labels that are made anew from themselves drift. The teacher's labels, wrong ones included, are
+    the only outside view: a round that explains them worse than the round before is refused.
+    """
     if bench.told.probs is None:
         raise DataError("the teacher gave labels without probs.")
     found = consistency(judged[0], judged[1], bench.told.probs)
+    before, after = (agreement(labels, bench.told.class_id) for labels in (then, now))
+    drifts = after < before - _DRIFT
+    passes = found.passes and not drifts
+    said = f"{'Kept' if passes else 'Refused'}: {found.sentence}"
+    if drifts:
+        said += (
+            f" The labels drift away from the teacher's: agreement (kappa) {before:.2f} before, "
+            f"{after:.2f} now."
+        )
     nan = float("nan")
-    reason = "" if found.passes else "harm"
-    said = f"{'Kept' if found.passes else 'Refused'}: {found.sentence}"
-    return Verdict(found.passes, reason, nan, nan, 0, 0, said)
+    return Verdict(passes, "" if passes else "harm", nan, nan, 0, 0, said)

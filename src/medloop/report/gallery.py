@@ -85,10 +85,11 @@ def pictures(
         The lines below each.
     """
     rows = zip(files, images.tolist(), said, strict=True)
-    return [Picture(file, words, _thumbnail(dataset, image)) for file, image, words in rows]
+    return [Picture(file, words, thumbnail(dataset, image)) for file, image, words in rows]
 
 
-def _thumbnail(dataset: Dataset | None, image: int) -> str:
+def thumbnail(dataset: Dataset | None, image: int) -> str:
+    """Return a small JPEG of an image as a ``data:`` address; empty where it cannot be read."""
     if dataset is None or image not in dataset.id:
         return ""
     row = dataset.position([image])[0]

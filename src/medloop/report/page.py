@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import platform
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop import __version__
 from medloop.certify import audit_size
 from medloop.dataset import Dataset
 from medloop.errors import MedloopError
+from medloop.evaluation import Judged
 from medloop.labels import HUMAN, MODEL, Labels
 from medloop.report import figures
 from medloop.report.gallery import Picture, least_sure, most_contradicted, pictures
+from medloop.report.provenance import provenance, settings
 from medloop.report.template import write_page
 from medloop.report.words import (
     SETS,
@@ -64,6 +61,11 @@ def write_report(workspace: Workspace, metrics: dict[str, Any]) -> None:
     WorkspaceError
         The file cannot be written, or a round cannot be read.
     """
+    if metrics["kind"] == "objects":
+        from medloop.report.objects import write_object_report
+
+        write_object_report(workspace, metrics)
+        return
     write_page(workspace.path("report.html"), "page.html.jinja", _content(workspace, metrics))
 
 
@@ -96,8 +98,8 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
             for file, reason, _ in quarantined[:_QUARANTINED]
         ],
         "n_quarantined": len(quarantined),
-        "settings": _settings(workspace.config, student),
-        "provenance": _provenance(workspace, number),
+        "settings": settings(workspace.config, student),
+        "provenance": provenance(workspace, number),
     }
 
 
@@ -217,7 +219,7 @@ def _cell(measured: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _held_out_kind(workspace: Workspace, number: int, table: dict[str, Any]) -> str:
     """Tell whether held-out labels are a split of their own, or parts left out in turn."""
-    judged = load_judged(workspace, number, "held_out")
+    judged = load_judged(workspace, number, "held_out", Judged)
     if not len(judged):
         return "none"
     val = table["id"][table["split"] == "val"]
@@ -328,7 +330,7 @@ def _gallery(
     names = [shortened(name, 40) for name in metrics["classes"]]
     machine = current[current.source == MODEL]
     unsure = machine[least_sure(machine, _PICTURES)]
-    judged = load_judged(workspace, metrics["round_in_use"], "held_out")
+    judged = load_judged(workspace, metrics["round_in_use"], "held_out", Judged)
     rows = most_contradicted(judged, _PICTURES)
     dataset = _source(workspace)
     unsure_said = [
@@ -373,43 +375,3 @@ def _source(workspace: Workspace) -> Dataset | None:
 def _files(table: dict[str, Any], images: Ints) -> list[str]:
     rows = np.searchsorted(table["id"], images)  # the table is in the order of the ids
     return [shortened(file, 120) for file in table["file"][rows]]
-
-
-# -- how to make it again -----------------------------------------------------------------------
-
-
-def _settings(config: dict[str, Any], student: dict[str, Any]) -> list[tuple[str, str]]:
-    own = student.get("settings", student)
-    told = {name: own[name] for name in sorted(own) if name not in ("classes", "student", "format")}
-    # the last part says which; the folders above may name people, and machines
-    short = {name: Path(config[name]).name for name in ("images", "labels") if config.get(name)}
-    rows = _flat({**config, **short}) + _flat({"student": told})
-    return [(name, shortened(value, 300)) for name, value in rows]
-
-
-def _flat(values: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            rows += _flat(value, f"{above}{name}.")
-        else:
-            said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            rows.append((f"{above}{name}", said))
-    return rows
-
-
-def _provenance(workspace: Workspace, number: int) -> list[tuple[str, str]]:
-    log = workspace.log
-    # that a run is finished is noted after its report; the labels are those of the event before
-    last = [event for event in log.events() if event.kind != "finished"][-1]
-    made = [event for event in log.events("round", live=True) if event.round == number]
-    return [
-        ("medloop", __version__),
-        ("Python", platform.python_version()),
-        ("NumPy", np.__version__),
-        ("Matplotlib", matplotlib.__version__),
-        ("Last change of the labels (UTC)", last.at[:19].replace("T", " ")),
-        ("Events in the log until then", f"{last.seq:,}"),
-        ("Hash of the last event", last.hash),
-        ("Hash of the model's weights", made[-1].payload["student_sha256"] if made else "unknown"),
-    ]

@@ -16,6 +16,8 @@ def summary_words(workspace: Path, metrics: dict[str, Any], status: dict[str, An
     """Say what a finished run made, and what to do next."""
     source = status["labels"]["by_source"]
     machine = source.get("model", 0)
+    if metrics["kind"] == "objects":
+        return _object_words(workspace, metrics, source)
     lines = [
         f"{machine:,} images labelled by round {metrics['round_in_use']} of "
         f"{metrics['student']} ({metrics['mode']}), {source.get('human', 0):,} by a person."
@@ -40,6 +42,67 @@ def summary_words(workspace: Path, metrics: dict[str, Any], status: dict[str, An
     else:
         lines.append(f"Next: {then}")
     return "\n".join(lines)
+
+
+def _object_words(workspace: Path, metrics: dict[str, Any], source: dict[str, int]) -> str:
+    """Say how many objects a finished run added, and how well it finds a person's."""
+    person, machine = source.get("human", 0), source.get("model", 0)
+    share = f" ({machine / person:+.1%})" if person else ""
+    lines = [
+        f"{machine:,} objects labelled by round {metrics['round_in_use']} of "
+        f"{metrics['student']} ({metrics['mode']}) beside {person:,} by a person{share}."
+    ]
+    if metrics["stopped"]:
+        lines.append(metrics["stopped"]["sentence"])
+    for name, words in SETS:
+        rows = {row["number"]: row[name] for row in metrics["rounds"] if row[name]}
+        if metrics["round_in_use"] in rows:
+            first, last = rows[min(rows)], rows[metrics["round_in_use"]]
+            lines.append(
+                f"On {words} ({last['objects']:,} objects of {last['patients']:,} patients): "
+                + ", ".join(object_figures(first, last))
+                + "."
+            )
+    doubted = sum(row["labels"]["doubted"] for row in metrics["rounds"][-1:])
+    if doubted:
+        lines.append(
+            f"The machine would place the points of {count_words(doubted, 'labelled object')} "
+            f"elsewhere: they stand, and are listed in {workspace / 'doubts.csv'}."
+        )
+    if metrics["leak"]:
+        lines.append(leak_words(metrics["leak"]))
+    lines.append(f"Report: {workspace / 'report.html'}")
+    lines.append(f"Next: medloop export {workspace} --format coco --out labels.json")
+    return "\n".join(lines)
+
+
+#: Name in ``metrics.json``, and digits worth showing.
+OBJECT_FIGURES = (
+    ("AP50", 3),
+    ("AP50:95", 3),
+    ("OKS AP50", 3),
+    ("OKS AP50:95", 3),
+    ("precision", 3),
+    ("recall", 3),
+    ("NME", 4),
+    ("MSE", 1),
+)
+
+
+def object_figures(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
+    """Write each figure at round 0 and now.
+
+    Examples
+    --------
+    >>> object_figures({"mean": {"AP50": 0.5}}, {"mean": {"AP50": 0.75}})
+    ['AP50 0.500 at round 0, 0.750 now']
+    """
+    said = []
+    for name, digits in OBJECT_FIGURES:
+        before, now = first["mean"].get(name), last["mean"].get(name)
+        if before is not None and now is not None:
+            said.append(f"{name} {before:.{digits}f} at round 0, {now:.{digits}f} now")
+    return said
 
 
 def status_words(workspace: Path, status: dict[str, Any]) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.students.student import Student
 
-STUDENTS = ("patches", "network")
+STUDENTS = ("patches", "network", "detector", "pose", "transformer_detector")
 #: Fields of a student that hold what it learned, and are no settings.
 _LEARNED = {
     "classes",
     "features",
     "line",
     "plan",
+    "points",
     "representation",
     "space",
     "state",
@@ -46,6 +47,22 @@ def student_class(name: str) -> type[Any]:
         from medloop.students.network import Network
 
         return Network
+    if name == "detector":
+        from medloop.students.detector import Detector
+
+        return Detector
+    if name == "pose":
+        from medloop.students.pose import Pose
+
+        return Pose
+    if name == "localizer":
+        from medloop.students.localizer import Localizer
+
+        return Localizer
+    if name == "transformer_detector":
+        from medloop.students.transformer_detector import TransformerDetector
+
+        return TransformerDetector
     raise UsageError(f"unknown student {name!r}.{did_you_mean(name, STUDENTS)}")
 
 

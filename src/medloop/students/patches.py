@@ -206,6 +206,11 @@ class Patches:
             )
         return labels_of(dataset, probs)
 
+    def embed(self, dataset: Dataset) -> Floats:
+        """Return (n, d) features in the space that was learned, where distances mean something."""
+        rows = self._rows(dataset)
+        return (self.space or plain_space(rows)).enter(rows)
+
     def _learned(self) -> Representation:
         if self.representation is None:
             raise DataError("this student has not seen a pool yet: call prepare first.")

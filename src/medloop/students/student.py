@@ -13,10 +13,10 @@ from medloop.labels import Labels
 from medloop.progress import Progress, silent
 
 
-class Student(Protocol):
-    """Learns from labels, then proposes them. Methods return; nothing is kept between calls.
+class Model(Protocol):
+    """Labels images, and can be kept. Methods return; nothing is kept between calls.
 
-    ``temperature`` divides the logits of every image that the student labels; it is 1 until
+    ``temperature`` divides the logits of every image that is labelled; it is 1 until
     :func:`medloop.students.calibration.fit_temperature` has been asked for a better one.
     """
 
@@ -31,8 +31,25 @@ class Student(Protocol):
         ...
 
     def with_temperature(self, temperature: float) -> Self:
-        """Return the same student with another temperature."""
+        """Return the same model with another temperature."""
         ...
+
+    def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
+        """Return one row an image, in the order of the data set, with ``probs`` (n, K)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write safetensors and JSON into a folder."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what ``save`` wrote."""
+        ...
+
+
+class Student(Model, Protocol):
+    """A model that learns."""
 
     def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
         """Learn what needs no label, from all images of the pool."""
@@ -72,17 +89,4 @@ class Student(Protocol):
 
         ``weight`` is (m,), aligned with ``labels``; all ones where not given.
         """
-        ...
-
-    def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
-        """Return one row an image, in the order of the data set, with ``probs`` (n, K)."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write safetensors and JSON into a folder."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what ``save`` wrote."""
         ...

@@ -1,0 +1,305 @@
+"""A table of findings, CSV or Excel: ``file,label`` and what else is known, a row a finding.
+
+Columns that are read: ``score,source,round``, ``x0,y0,x1,y1`` (corners in pixels), ``keypoints``
+(JSON, x, y and visibility of each), ``mask`` (JSON, a COCO run-length mask), ``patient`` and
+``split``. A row with an empty label lists an image without a finding; with a source, that image
+was examined.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop import masks
+from medloop.annotations import Annotations, Skeleton
+from medloop.dataset import SPLITS
+from medloop.errors import DataError, UsageError
+from medloop.read.cells import undefused
+from medloop.read.excel import is_excel, sheet_rows
+from medloop.read.parts import Found, Part, Refused, assemble, clean_names, numbers, told
+
+#: How a table begins that medloop wrote; its cells are taken as they stand.
+HEADER = ("file", "label", "score", "source", "round", "accepted")
+CORNERS = ("x0", "y0", "x1", "y1")
+#: Rows that are read at once.
+BATCH = 20_000
+#: A mask of a large image takes a large cell.
+_LARGEST_CELL = 50_000_000
+
+
+def read_findings(path: str | Path) -> Annotations:
+    r"""Read a table of findings; classes are in order of their names, numbers by value.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be opened.
+    DataError
+        It is no table, or has no column ``file`` or ``label``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "found.csv"
+    ...     _ = path.write_text("file,label,x0,y0,x1,y1\na.png,cell,1,2,3,4\nb.png,,,,,\n")
+    ...     found = read_findings(path)
+    >>> found.file.tolist(), found.labels.box.tolist()
+    (['a.png', 'b.png'], [[1.0, 2.0, 3.0, 4.0]])
+    """
+    return assemble(findings_parts(Path(path)), sort_classes=True)
+
+
+def findings_parts(path: Path, *, together: bool = False) -> Iterator[Part]:
+    """Read a table of findings piece by piece.
+
+    Parameters
+    ----------
+    path : Path
+    together : bool
+        Whether the rows of an image stand together, as medloop writes them; then what is held
+        does not grow with the table.
+    """
+    try:
+        if is_excel(path):
+            yield from _Findings(path, together).parts(sheet_rows(path))
+            return
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            delimiter = max(",;\t", key=stream.readline().count)
+            stream.seek(0)
+            csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
+            rows = csv.reader(stream, delimiter=delimiter, strict=True)
+            yield from _Findings(path, together).parts(rows)
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text; save it as CSV UTF-8.") from None
+    except csv.Error as error:
+        raise DataError(f"{path} is no table: {error}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+class _Findings:
+    def __init__(self, path: Path, together: bool) -> None:
+        self.path = path
+        self.together = together
+        self.place: dict[str, int] = {}
+        self.last = ""
+        self.listed = 0
+        self.code: dict[str, int] = {}
+        self.bare: set[tuple[int, int]] = set()
+        self.skeleton: Skeleton | None = None
+        self.row = 1
+        self.refused: Refused = []
+        self.names: list[str] = []
+        self.exact = False
+
+    def parts(self, rows: Iterator[list[str]]) -> Iterator[Part]:
+        """Yield the rows, some thousands at a time."""
+        header = next(iter(rows), [])
+        self.exact = tuple(header[: len(HEADER)]) == HEADER
+        self.names = [name.strip() for name in header]
+        for name in ("file", "label"):
+            if name not in self.names:
+                known = ", ".join(filter(None, self.names))[:200] or "none"
+                raise DataError(f"{self.path} has no column {name!r}; its columns are {known}.")
+        for name in filter(None, self.names):
+            if self.names.count(name) > 1:
+                raise DataError(f"{self.path} has the column {name!r} twice.")
+        while batch := list(islice(rows, BATCH)):
+            yield self._part(batch)
+
+    def _part(self, rows: list[list[str]]) -> Part:
+        line = np.arange(self.row + 1, self.row + 1 + len(rows))
+        self.row += len(rows)
+        width = len(self.names)
+        if set(map(len, rows)) != {width}:
+            kept = []
+            for at, row in enumerate(rows):
+                if len(row) > width:
+                    reason = f"has {len(row)} cells where {width} columns are named"
+                    self.refused.append((f"row {line[at]}", reason))
+                elif any(cell.strip() for cell in row):
+                    row += [""] * (width - len(row))
+                    kept.append(at)
+            rows, line = [rows[at] for at in kept], line[kept]
+        columns: dict[str, Sequence[str]] = dict(
+            zip(self.names, zip(*rows, strict=True) if rows else (), strict=False)
+        )
+        if not self.exact:
+            columns = {name: tuple(map(str.strip, cells)) for name, cells in columns.items()}
+        files = clean_names(undefused(columns.get("file", ())))
+        if not all(files):
+            bad = [at for at, name in enumerate(files) if name is None]
+            for at in bad:
+                stated = told(columns["file"][at]) or "an empty cell"
+                self.refused.append((f"row {line[at]}", f"has no file in its folder: {stated}"))
+            kept = [at for at, name in enumerate(files) if name is not None]
+            line = line[kept]
+            files = [files[at] for at in kept]
+            columns = {name: [cells[at] for at in kept] for name, cells in columns.items()}
+        return self._checked([str(name) for name in files], columns, line)
+
+    def _checked(
+        self, files: list[str], columns: dict[str, Sequence[str]], line: NDArray[np.int64]
+    ) -> Part:
+        m = len(files)
+        position, new = self._positions(files)
+        empty = ("",) * m
+        label = undefused(columns.get("label", empty))
+        for name in dict.fromkeys(label):
+            if name:
+                self.code.setdefault(name, len(self.code))
+        source = columns.get("source", empty)
+        found = np.array([bool(name) for name in label], bool)
+        looked = np.array([bool(name) for name in source], bool) | found
+        split = columns.get("split", empty)
+        # indices of images of this part that were examined
+        examined = np.zeros(len(new), bool)
+        here = position - (self.listed - len(new))
+        examined[here[(here >= 0) & looked]] = True
+        rows = np.flatnonzero(found)
+        labels, refused = self._found(rows, position, label, columns, line).checked()
+        self.refused += refused
+        refused, self.refused = self.refused, []
+        patient = undefused(columns.get("patient", empty))
+        return Part(
+            file=[files[at] for at in new],
+            size=np.zeros((len(new), 2), np.int64),
+            split=[split[at] if split[at] in SPLITS else "" for at in new],
+            patient=[patient[at] for at in new],
+            looked=examined,
+            labels=labels,
+            classes=tuple(self.code),
+            skeleton=self.skeleton,
+            refused=refused,
+        )
+
+    def _positions(self, files: list[str]) -> tuple[NDArray[np.int64], list[int]]:
+        """Return the position of each row's image, and the rows whose image is new."""
+        if self.together:
+            before = [self.last, *files[:-1]]
+            fresh = np.array([a != b for a, b in zip(files, before, strict=True)], bool)
+            self.last = files[-1] if files else self.last
+            position = self.listed - 1 + np.cumsum(fresh)
+            self.listed += int(fresh.sum())
+            return position, np.flatnonzero(fresh).tolist()
+        new = []
+        position = np.empty(len(files), np.int64)
+        for at, name in enumerate(files):
+            place = self.place.setdefault(name, self.listed)
+            if place == self.listed:
+                self.listed += 1
+                new.append(at)
+            position[at] = place
+        return position, new
+
+    def _found(
+        self,
+        rows: NDArray[np.int64],
+        position: NDArray[np.int64],
+        label: Sequence[str],
+        columns: dict[str, Sequence[str]],
+        line: NDArray[np.int64],
+    ) -> Found:
+        everything = len(rows) == len(label)
+
+        def cells(name: str) -> Sequence[str]:
+            column = columns[name]
+            return column if everything else [column[at] for at in rows.tolist()]
+
+        wrong: dict[int, str] = {}
+        at = position[rows]
+        class_id = np.array([self.code[label[row]] for row in rows.tolist()], np.int64)
+        box = None
+        if set(CORNERS) <= columns.keys():
+            box = np.stack([_floats(cells(name)) for name in CORNERS], axis=1).reshape(-1, 4)
+        mask = self._masks(cells("mask"), wrong) if "mask" in columns else None
+        points = self._points(cells("keypoints"), wrong) if "keypoints" in columns else None
+        if not self.exact:
+            bare = np.ones(len(rows), bool) if box is None else np.isnan(box).all(axis=1)
+            for row in np.flatnonzero(bare).tolist():
+                key = (int(at[row]), int(class_id[row]))
+                plain = (mask is None or mask[row] is None) and points is None
+                if plain and key in self.bare:
+                    wrong.setdefault(row, "repeats a row before it")
+                self.bare.add(key)
+        return Found(
+            where=lambda row: f"row {line[rows[row]]}",
+            image=at,
+            size=np.zeros((len(rows), 2), np.int64),
+            class_id=class_id,
+            score=_floats(cells("score")) if "score" in columns else None,
+            source=cells("source") if "source" in columns else None,
+            round=_floats(cells("round")) if "round" in columns else None,
+            box=box,
+            keypoints=points,
+            mask=mask,
+            wrong=wrong,
+        )
+
+    def _masks(self, cells: Sequence[str], wrong: dict[int, str]) -> list[Any]:
+        held: list[Any] = [None] * len(cells)
+        for row, cell in enumerate(cells):
+            if cell:
+                try:
+                    held[row] = masks.normal(_json(cell))
+                except DataError as error:
+                    wrong[row] = f"has a mask that is none: {error}"
+        return held
+
+    def _points(self, cells: Sequence[str], wrong: dict[int, str]) -> NDArray[np.float64] | None:
+        if not any(cells):
+            return None
+        held: NDArray[np.float64] | None = None
+        for row, cell in enumerate(cells):
+            if not cell:
+                continue
+            try:
+                points = _json(cell)
+                if not isinstance(points, list):
+                    raise DataError("no list.")
+                flat = [v for p in points for v in (p if isinstance(p, list) else [p])]
+                if self.skeleton is None and flat and len(flat) % 3 == 0:
+                    self.skeleton = Skeleton(points=tuple(f"p{i}" for i in range(len(flat) // 3)))
+                count = len(self.skeleton.points) if self.skeleton else 0
+                if len(flat) != 3 * count:
+                    raise DataError(f"expected {count} of x, y, visibility.")
+            except DataError as error:
+                wrong[row] = f"has keypoints that are none: {error}"
+                continue
+            if held is None:
+                held = np.zeros((len(cells), count, 3))
+            held[row] = numbers(flat).reshape(count, 3)
+        return held
+
+
+def _floats(cells: Sequence[str]) -> NDArray[np.float64]:
+    """Return numbers: NaN for an empty cell, infinity for one that holds no number."""
+    try:
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:
+        return np.array([_float(cell) for cell in cells], np.float64)
+
+
+def _float(cell: str) -> float:
+    if not cell:
+        return np.nan
+    try:
+        return float(cell)
+    except ValueError:
+        return np.inf
+
+
+def _json(cell: str) -> Any:
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        raise DataError("no JSON.") from None

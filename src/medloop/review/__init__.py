@@ -1,0 +1,1 @@
+"""What a person decides: the queue, the audit, the answers, and how well people agree."""

@@ -1,0 +1,285 @@
+"""Images as a browser can show them, made once and kept for a while."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medloop.dataset import Dataset
+from medloop.errors import ImageError
+from medloop.prepare.window import to_unit
+from medloop.read.image import decode
+from medloop.review.web.originals import bare
+
+#: Longest side of a whole picture, of the values for a window, and of a small picture, in pixels.
+FULL, DEEP, SMALL = 4096, 2048, 288
+_QUALITY = 85
+#: Bytes of finished pictures that are kept.
+CACHE = 256_000_000
+#: Pictures made at the same time: each may hold an image of 64 million pixels.
+_AT_ONCE = 2
+
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture.
+
+    Parameters
+    ----------
+    data : bytes
+    kind : str
+        Media type.
+    etag : str
+    about : dict of str to str
+        More headers.
+    """
+
+    data: bytes
+    kind: str
+    etag: str
+    about: dict[str, str]
+
+
+class Pictures:
+    """Make pictures of the images of a data set, a few at a time, and keep the last ones.
+
+    Threads may share it. Who asks for a picture that is being made waits for it.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    most : int
+        Bytes to keep.
+    maps : Path, optional
+        Folder of activation maps.
+
+    Examples
+    --------
+    >>> from medloop.dataset import ArrayPixels
+    >>> pixels = ArrayPixels({"train": np.arange(12, dtype=np.uint16).reshape(1, 3, 4)})
+    >>> pictures = Pictures(Dataset(pixels=pixels, classes=["a"], file=["train/0"]))
+    >>> pictures.full(0).kind, pictures.small(0).kind, pictures.deep(0).about["X-Width"]
+    ('image/png', 'image/jpeg', '4')
+    """
+
+    def __init__(self, dataset: Dataset, most: int = CACHE, *, maps: Path | None = None) -> None:
+        self.dataset = dataset
+        self.most = most
+        self.maps = maps
+        self.held = 0
+        self._kept: OrderedDict[tuple[str, int], Picture] = OrderedDict()
+        self._making: dict[tuple[str, int], threading.Event] = {}
+        self._guard = threading.Lock()
+        self._few = threading.BoundedSemaphore(_AT_ONCE)
+
+    def full(self, image: int) -> Picture:
+        """Return the whole image in 8 bits: its own PNG or JPEG without comments, or a new PNG.
+
+        Raises
+        ------
+        ImageError
+            It cannot be read, or is not the one that was labelled.
+        """
+        return self._picture("full", image, self._full)
+
+    def small(self, image: int) -> Picture:
+        """Return a small picture for a grid, as JPEG."""
+        return self._picture(
+            "small", image, lambda image: _small(self.pixels(image), self.window(image))
+        )
+
+    def deep(self, image: int) -> Picture:
+        """Return 16-bit values of a grey image, row by row, little-endian, for a window.
+
+        Value v stands for ``X-Low + v / 65535 * (X-High - X-Low)``. The headers say width and
+        height too, and ``X-From`` and ``X-To``: the window in which the whole picture is shown.
+        """
+        return self._picture(
+            "deep", image, lambda image: _deep(self.pixels(image), self.window(image))
+        )
+
+    @property
+    def has_activation(self) -> bool:
+        """Whether the workspace offers maps of what a model looked at."""
+        return self.maps is not None and self.maps.is_dir()
+
+    def activation(self, image: int) -> Picture:
+        """Return where a model looked, as a picture to lay over the image.
+
+        It is read from ``activation/ID.png`` of the workspace: grey, of any size, stretched over
+        the image; brighter is more.
+
+        Raises
+        ------
+        ImageError
+            There is none.
+        """
+        if self.maps is None:
+            raise ImageError("there is no activation map.")
+        try:
+            pixels = decode((self.maps / f"{int(image)}.png").read_bytes(), "the activation map")
+        except OSError:
+            raise ImageError("there is no activation map of this image.") from None
+        data, media, about = _heat(pixels)
+        return Picture(data, media, _etag(data), about)
+
+    def pixels(self, image: int) -> NDArray[Any]:
+        """Read an image; refuse a file that changed since it was registered."""
+        name, raw, _ = self._raw(image)
+        return self.dataset.pixels.decode(raw, name)
+
+    def window(self, image: int) -> Window | None:
+        """Return the darkest and the brightest value that a DICOM header asks to tell apart."""
+        row = int(self.dataset.position([image])[0])
+        said = [self.dataset.columns.get(f"window_{name}") for name in ("center", "width")]
+        try:
+            centre, width = (float(column[row]) for column in said if column is not None)
+        except ValueError:  # not said, or not by both
+            return None
+        if not (math.isfinite(centre) and math.isfinite(width) and width > 1):
+            return None
+        # PS3.3 C.11.2.1.2.1: the first and the last of `width` whole values around the centre
+        return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+
+    def _raw(self, image: int) -> tuple[str, bytes, bool]:
+        """Return the name and the bytes of an image, and whether they are known to be the same."""
+        dataset = self.dataset
+        row = int(dataset.position([image])[0])
+        name = str(dataset.file[row])
+        try:
+            raw = dataset.pixels.raw(name)
+        except OSError as error:
+            raise ImageError(f"{name} cannot be read: {error.strerror}.") from None
+        known = "" if dataset.sha256 is None else str(dataset.sha256[row])
+        if known and hashlib.sha256(raw).hexdigest() != known:
+            raise ImageError(f"{name} changed since it was read: it is not what was labelled.")
+        return name, raw, bool(known)
+
+    def _full(self, image: int) -> Made:
+        name, raw, same = self._raw(image)
+        # what was decoded once, at the scan, need not be decoded and encoded again
+        shown = bare(raw, FULL) if same else None
+        if shown:
+            return (*shown, {})
+        return _full(self.dataset.pixels.decode(raw, name), self.window(image))
+
+    def _picture(self, kind: str, image: int, make: Callable[[int], Made]) -> Picture:
+        key = (kind, image)
+        while True:
+            with self._guard:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+                other = self._making.get(key)
+                if other is None:
+                    self._making[key] = threading.Event()
+                    break
+            other.wait()
+        try:
+            with self._few:
+                data, media, about = make(image)
+            picture = Picture(data, media, _etag(data), about)
+            self._keep(key, picture)
+            return picture
+        finally:
+            with self._guard:
+                self._making.pop(key).set()
+
+    def _keep(self, key: tuple[str, int], picture: Picture) -> None:
+        with self._guard:
+            self._kept[key] = picture
+            self.held += len(picture.data)
+            while self.held > self.most and self._kept:
+                _, old = self._kept.popitem(last=False)
+                self.held -= len(old.data)
+
+
+Made = tuple[bytes, str, dict[str, str]]
+
+
+def _full(pixels: NDArray[Any], window: Window | None) -> Made:
+    return (
+        _encoded(_fitted(_bytes_of(pixels, window), FULL), "PNG", compress_level=1),
+        "image/png",
+        {},
+    )
+
+
+def _small(pixels: NDArray[Any], window: Window | None) -> Made:
+    step = max(1, min(pixels.shape[:2]) // (4 * SMALL))  # a slide need not be scaled in full
+    picture = _fitted(_bytes_of(pixels[::step, ::step], window), SMALL)
+    return _encoded(picture, "JPEG", quality=_QUALITY), "image/jpeg", {}
+
+
+def _deep(pixels: NDArray[Any], window: Window | None) -> Made:
+    if pixels.ndim == 3:
+        raise ImageError("a colour image has no window.")
+    step = -(-max(pixels.shape) // DEEP)
+    values = pixels[::step, ::step].astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    span = high - low or 1.0
+    data = np.rint((values - low) / span * 65535).astype("<u2").tobytes()
+    start, end = (0.0, 255.0) if pixels.dtype == np.uint8 else np.percentile(values, [0.5, 99.5])
+    if window is not None:
+        start, end = window
+    about = {
+        "X-Width": str(values.shape[1]),
+        "X-Height": str(values.shape[0]),
+        "X-Low": repr(low),
+        "X-High": repr(low + span),
+        "X-From": repr(float(start)),
+        "X-To": repr(float(end if end > start else start + span)),
+    }
+    return data, "application/octet-stream", about
+
+
+def _heat(pixels: NDArray[Any]) -> Made:
+    """Paint a map in one hue, clear where nothing is."""
+    unit = to_unit(pixels if pixels.ndim == 2 else pixels[..., 0])
+    layer = np.empty((*unit.shape, 4), np.uint8)
+    layer[..., :3] = (255, 176, 0)
+    layer[..., 3] = (unit * 255).round()
+    from PIL import Image
+
+    return _encoded(Image.fromarray(layer, "RGBA"), "PNG"), "image/png", {}
+
+
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+
+
+def _bytes_of(pixels: NDArray[Any], window: Window | None) -> NDArray[np.uint8]:
+    if window is not None and pixels.ndim == 2:
+        low, high = window
+        unit = np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1)
+        return np.asarray((unit * 255).round(), np.uint8)
+    if pixels.dtype == np.uint8:
+        return np.asarray(pixels)
+    return np.asarray((to_unit(pixels) * 255).round(), np.uint8)
+
+
+def _fitted(pixels: NDArray[np.uint8], side: int) -> Any:
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _encoded(picture: Any, form: str, **options: int) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()

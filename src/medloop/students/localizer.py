@@ -1,0 +1,291 @@
+"""A student that says which class an image is of, and where in the image that shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medloop.choose import Choice, choose
+from medloop.dataset import Dataset
+from medloop.errors import DataError
+from medloop.labels import Labels
+from medloop.progress import Progress, silent
+from medloop.proposals import Masks, make_proposer
+from medloop.region_ranking import Ranking
+from medloop.students.calibration import softmax, tempered
+from medloop.students.logistic import labels_of
+from medloop.students.student import Student
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: A class of which the detector found nothing is this likely to it, before the shares sum to 1.
+_NOTHING = 0.02
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Localizer:
+    """A classifier, and a detector of what it decides by.
+
+    Parameters
+    ----------
+    classifier : Student
+        Fitted to classes of images: ``patches`` or ``network``.
+    detector : Detector, optional
+        Fitted to boxes of these classes. Without one, boxes are chosen by the classifier's
+        activation map among proposed masks.
+    choice : Choice
+        How they are chosen.
+    proposals : str
+        Name of the proposer, see :func:`medloop.proposals.make_proposer`.
+    proposal_options : dict
+    share : float
+        Weight of the detector in [0, 1] when both decide the class: 0 is the classifier alone.
+    background : tuple of int
+        Classes that show nowhere, such as "normal": their images get no box.
+    temperature : float
+        Divides the logits.
+    """
+
+    name: ClassVar[str] = "localizer"
+
+    classifier: Any
+    detector: Any = None
+    choice: Choice = field(default_factory=Choice)
+    proposals: str = "regions"
+    proposal_options: dict[str, Any] = field(default_factory=dict)
+    share: float = 0.0
+    background: tuple[int, ...] = ()
+    temperature: float = 1.0
+
+    def with_temperature(self, temperature: float) -> Self:
+        """Return the same student with another temperature."""
+        return replace(self, temperature=temperature)
+
+    def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
+        """Return one row an image, in the order of the data set, with ``probs`` and ``box``.
+
+        A box of zeros says that there is none.
+        """
+        labels, found = self._decided(dataset, progress)
+        if found is not None:
+            box = best_boxes(found, dataset, labels.class_id)
+        else:
+            box = self.chosen(dataset, labels.class_id, progress=progress)
+        box[np.isin(labels.class_id, self.background)] = 0.0
+        return labels.with_(box=box.astype(np.float32).astype(np.float64))
+
+    def decide(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
+        """Return one row an image, in the order of the data set, with ``probs`` alone."""
+        return self._decided(dataset, progress)[0]
+
+    def _decided(self, dataset: Dataset, progress: Progress) -> tuple[Labels, Labels | None]:
+        """Decide the class of every image; return what the detector found, too."""
+        if len(dataset) == 0:
+            probs = np.empty((0, len(dataset.classes)))
+            return Labels.empty().with_(probs=probs), None
+        probs = np.asarray(self.classifier.label(dataset, progress=progress).probs, np.float64)
+        found = None
+        if self.detector is not None:
+            found = self.detector.label(dataset, progress=progress)
+            probs = fused(probs, seen(found, dataset, len(dataset.classes)), self.share)
+        return labels_of(dataset, tempered(probs, self.temperature)), found
+
+    def chosen(
+        self, dataset: Dataset, class_id: ArrayLike, *, progress: Progress = silent
+    ) -> Floats:
+        """Choose (n, 4) boxes by the activation map of these classes, without a detector."""
+        maps = maps_of(self.classifier, dataset, class_id, progress=progress)
+        proposer = make_proposer(self.proposals, self.proposal_options)
+        box = np.zeros((len(dataset), 4))
+        for row, image in enumerate(dataset.id.tolist()):
+            pixels = dataset.image(image)
+            masks = proposer.propose(pixels)
+            box[row] = choose(maps[row], masks, self.choice, image=pixels).box[0]
+            progress("choosing boxes", row + 1, len(dataset))
+        return box
+
+    def save(self, folder: Path) -> None:
+        """Write both students into folders of their own, and how they are joined."""
+        from safetensors.numpy import save
+
+        from medloop.store.files import write_atomic, write_json
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.classifier.save(folder / "classifier")
+        if self.detector is not None:
+            self.detector.save(folder / "detector")
+        ranking = self.choice.ranking
+        arrays = {"share": np.array([self.share])}
+        if ranking is not None:
+            arrays |= {f"ranking.{k}": np.asarray(v) for k, v in ranking.arrays().items()}
+        write_atomic(folder / "weights.safetensors", save(arrays))
+        write_json(
+            folder / "student.json",
+            {
+                "student": self.name,
+                "weights": str(getattr(self.detector or self.classifier, "weights", "")),
+                "settings": {
+                    "detector": self.detector is not None,
+                    "choice": {k: v for k, v in asdict(self.choice).items() if k != "ranking"},
+                    "ranked": ranking is not None,
+                    "proposals": self.proposals,
+                    "proposal_options": self.proposal_options,
+                    "background": list(self.background),
+                    "temperature": self.temperature,
+                },
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises
+        ------
+        DataError
+            A file is missing or broken.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        from medloop.students import load_student
+
+        try:
+            about = json.loads((folder / "student.json").read_text())["settings"]
+            arrays = load((folder / "weights.safetensors").read_bytes())
+            ranking = None
+            if about["ranked"]:
+                held = {
+                    k.partition(".")[2]: v for k, v in arrays.items() if k.startswith("ranking.")
+                }
+                ranking = Ranking.restore(held)
+            return cls(
+                classifier=load_student(folder / "classifier"),
+                detector=load_student(folder / "detector") if about["detector"] else None,
+                choice=Choice(**about["choice"], ranking=ranking),
+                proposals=about["proposals"],
+                proposal_options=about["proposal_options"],
+                share=float(arrays["share"][0]),
+                background=tuple(about["background"]),
+                temperature=about["temperature"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise DataError(f"{folder} holds no readable student: {error}.") from None
+
+
+def maps_of(
+    classifier: Student, dataset: Dataset, class_id: ArrayLike, *, progress: Progress = silent
+) -> Floats:
+    """Return (n, h, w) activation maps in [0, 1] of these classes, by either kind of classifier."""
+    from medloop.activation import Cam, network_maps, patch_maps
+
+    if classifier.name == "patches":
+        made = patch_maps(classifier, dataset, class_id=class_id, progress=progress)  # type: ignore[arg-type]
+    else:
+        cam = Cam(method="layercam", layers=2, flip=True)
+        made = network_maps(
+            classifier,  # type: ignore[arg-type]
+            dataset,
+            cam=cam,
+            class_id=np.asarray(class_id),
+            progress=progress,
+        )
+    return np.asarray(made.maps, np.float64)
+
+
+def seen(found: Labels, dataset: Dataset, n_classes: int) -> Floats:
+    """Return (n, K) the detector's highest score of each class in each image, as shares of 1.
+
+    Examples
+    --------
+    >>> from medloop.dataset import ArrayPixels
+    >>> dataset = Dataset(pixels=ArrayPixels({}), file=["a", "b"], classes=["x", "y"])
+    >>> found = Labels(image=[0, 0], class_id=[1, 1], score=[0.5, 0.98], box=[[0, 0, 1, 1]] * 2)
+    >>> seen(found, dataset, 2).tolist()
+    [[0.02, 0.98], [0.5, 0.5]]
+    """
+    most = np.full((len(dataset), n_classes), _NOTHING)
+    np.maximum.at(most, (dataset.position(found.image), found.class_id), found.score)
+    return np.asarray(most / most.sum(axis=1, keepdims=True))
+
+
+def fused(one: Floats, other: Floats, share: float) -> Floats:
+    """Join two opinions as a product of experts: weights ``1 - share`` and ``share``.
+
+    Examples
+    --------
+    >>> even, sure = np.array([[0.5, 0.5]]), np.array([[0.1, 0.9]])
+    >>> fused(even, sure, 1.0).round(3).tolist(), fused(even, sure, 0.0).round(3).tolist()
+    ([[0.1, 0.9]], [[0.5, 0.5]])
+    """
+    logits = (1 - share) * np.log(np.clip(one, 1e-9, 1)) + share * np.log(np.clip(other, 1e-9, 1))
+    return np.asarray(softmax(logits))
+
+
+#: Weights of the detector that are tried.
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def best_share(one: Floats, other: Floats, class_id: ArrayLike) -> float:
+    """Choose the weight of the detector by the likelihood of classes neither was fitted to."""
+    truth = np.asarray(class_id, np.int64)
+    rows = np.arange(len(truth))
+    fits = [
+        float(np.log(np.clip(fused(one, other, share)[rows, truth], 1e-9, 1)).mean())
+        for share in SHARES
+    ]
+    return SHARES[int(np.argmax(fits))]
+
+
+def best_boxes(found: Labels, dataset: Dataset, class_id: ArrayLike) -> Floats:
+    """Return (n, 4) the surest box of each image's class; of any class where it has none.
+
+    Zeros where nothing was found at all.
+    """
+    wanted = np.asarray(class_id, np.int64)
+    at = dataset.position(found.image)
+    own = found.class_id == wanted[at]
+    # the last one written stands: the surest of its own class
+    order = np.lexsort((found.score, own))
+    box = np.zeros((len(dataset), 4))
+    box[at[order]] = found.boxes[order]
+    return box
+
+
+def box_map(boxes: Floats, score: Floats, size: tuple[int, int], *, side: int = 56) -> Floats:
+    """Draw (side, side) what a detector saw as an activation map: hills over its boxes.
+
+    Parameters
+    ----------
+    boxes : (k, 4) float
+        In pixels.
+    score : (k,) float
+    size : (int, int)
+        Height and width of the image.
+
+    Examples
+    --------
+    >>> drawn = box_map(np.array([[0.0, 0.0, 5.0, 10.0]]), np.array([1.0]), (10, 10), side=4)
+    >>> bool(drawn[:, 0].mean() > drawn[:, 3].mean())
+    True
+    """
+    at = (np.arange(side) + 0.5) / side
+    drawn = np.zeros((side, side))
+    for (x0, y0, x1, y1), weight in zip(boxes.tolist(), score.tolist(), strict=True):
+        w, h = max(x1 - x0, 1e-6) / size[1], max(y1 - y0, 1e-6) / size[0]
+        x, y = (x0 + x1) / 2 / size[1], (y0 + y1) / 2 / size[0]
+        # half of its height at the sides of the box, and falling steeply there
+        away = np.maximum((2 * np.abs(at - x) / w)[None, :], (2 * np.abs(at - y) / h)[:, None])
+        drawn = np.maximum(drawn, weight / (1 + away**8))
+    return drawn
+
+
+#: Gives the masks of an image by its id.
+MasksOf = Callable[[int], Masks]
