@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--student", type=Path, help="a saved network; trained where not given")
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/locate-rules"))  # noqa: S108
+    parser.add_argument("--cache", type=Path, help="folder that keeps the masks")
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--few", type=int, default=5, help="boxes of each class")

@@ -171,7 +171,14 @@ def _interval(
 
 
 def quality_kept(
-    gate: Gate, before: Floats, after: Floats, group: Ints, *, seed: int, what: str
+    gate: Gate,
+    before: Floats,
+    after: Floats,
+    group: Ints,
+    *,
+    seed: int,
+    what: str,
+    things: str = "objects",
 ) -> Verdict:
     """Test that a person's held-out objects are found as well ``after`` as ``before``.
 
@@ -188,8 +195,8 @@ def quality_kept(
     group : (n,) int
         Patient of each object.
     seed : int
-    what : str
-        The quality in words.
+    what, things : str
+        The quality, and what has it, in words.
 
     Examples
     --------
@@ -204,7 +211,7 @@ def quality_kept(
     n_groups = len(np.unique(group))
     if n_groups < LEAST_GROUPS:
         said = (
-            f"Refused: {len(before)} held-out objects of {n_groups} patients are too few to show "
+            f"Refused: {len(before)} held-out {things} of {n_groups} patients are too few to show "
             "that the round does no harm."
         )
         nan = float("nan")
@@ -213,7 +220,7 @@ def quality_kept(
     lower = float(np.quantile(drawn.values, 1 - gate.confidence))
     passes = lower > -gate.margin
     said = (
-        f"{'Kept' if passes else 'Refused'}: the mean {what} of {len(before)} held-out objects of "
+        f"{'Kept' if passes else 'Refused'}: the mean {what} of {len(before)} held-out {things} of "
         f"{n_groups} patients changed by {drawn.estimate:+.3f}; with {gate.confidence:.0%} "
         f"confidence the change is above {lower:+.3f} (needed: above {-gate.margin:+.3f})."
     )

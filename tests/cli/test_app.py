@@ -280,7 +280,7 @@ def test_a_download_that_fails_is_not_used(monkeypatch, tmp_path, capsys, answer
         (["export", "{tmp}/none", "--out", "{tmp}/o"], "no workspace at"),
         (["export", "{ws}", "--out", "{tmp}/o", "--format", "cvs"], "Did you mean 'csv'?"),
         (["predict", "{ws}", "--images", "{tmp}/no", "--out", "{tmp}/o"], "no images at"),
-        (["certify", "{ws}"], "one of --audit N (draw) and --answers FILE"),
+        (["certify", "{ws}"], "one of --audit N or --anytime (draw), --answers FILE or --close"),
         (["certify", "{ws}", "--audit", "5", "--answers", "x"], "one of --audit N"),
         (["certify", "{ws}", "--audit", "0"], "--audit must lie in"),
         (["certify", "{ws}", "--audit", "many"], "Invalid value for '--audit'"),

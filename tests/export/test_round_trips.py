@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def pictures(tmp_path_factory):
 def rows(rng, images, kind, *, source, digits=None):
     """Draw labels of these images with what a kind of them has."""
     m = int(rng.integers(1, 3 * len(images)))
-    near = rng.uniform(-1, 5, (m, 2))
+    near = rng.uniform(-0.4, 5, (m, 2))
     box = np.concatenate([near, near + rng.uniform(0.5, 12, (m, 2))], axis=1)
     score = rng.random(m)
     points = np.concatenate([rng.uniform(-2, 15, (m, 3, 2)), rng.integers(0, 3, (m, 3, 1))], axis=2)
@@ -246,7 +248,7 @@ def subset(folder, tmp_path, most=24):
             out.writerows(lines)
         return path
     held = json.loads((folder / "coco.json").read_bytes())
-    held["images"] = held["images"][-most:]
+    held["images"] = held["images"][:: len(held["images"]) // most]
     ids = {image["id"] for image in held["images"]}
     held["annotations"] = [row for row in held["annotations"] if row["image_id"] in ids]
     path = tmp_path / "coco.json"
@@ -296,14 +298,11 @@ def test_a_plain_reader_finds_the_yolo_lines(pictures, tmp_path, seed):
     for split in ("train", "val", "test"):
         for line in (out / about[split]).read_text().splitlines():
             image = out / line.removeprefix("./")
-            width, height = Image.open(image).size
+            with Image.open(image) as opened:
+                width, height = opened.size
             head, _, tail = str(image).rpartition("/images/")
-            text = f"{head}/labels/{tail.rpartition('.')[0]}.txt"
-            try:
-                lines = open(text).read().splitlines()
-            except FileNotFoundError:
-                continue
-            for words in map(str.split, lines):
+            text = Path(f"{head}/labels/{tail.rpartition('.')[0]}.txt")
+            for words in map(str.split, text.read_text().splitlines() if text.exists() else ()):
                 x, y, w, h = (float(word) for word in words[1:])
                 box = [(x - w / 2) * width, (y - h / 2) * height]
                 box += [(x + w / 2) * width, (y + h / 2) * height]
@@ -363,32 +362,22 @@ def test_a_target_that_holds_something_is_left_alone(pictures, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["csv", "parquet", "coco", "yolo", "voc", "label-studio", "hf"])
+@pytest.mark.parametrize("name", ["csv", "parquet", "coco", "voc", "label-studio"])
 def test_what_does_not_read_back_is_not_delivered(pictures, tmp_path, name, monkeypatch):
-    """A writer that cuts scores, boxes or classes short is found out."""
     folder = make(tmp_path / "ws", pictures, 2, "boxes")
     format = format_of(name)
 
+    def moved(block):
+        box = block.labels.box
+        if box is None:
+            return block
+        return replace(block, labels=block.labels.with_(box=np.where(box != 0, box + 0.25, 0)))
+
     def spoilt(source, blocks, path):
-        def changed():
-            for block in blocks():
-                labels = block.labels
-                box = None if labels.box is None else labels.box + 1
-                yield type(block)(**{**vars(block), "labels": labels.with_(box=box)})
+        format.write(source, lambda: map(moved, blocks()), path)
 
-        format.write(
-            source, lambda **options: changed() if not options else changed_of(options), path
-        )
-
-    def changed_of(options):
-        raise AssertionError
-
-    if name in ("yolo", "hf"):
-        pytest.skip("asks for its blocks by split")
-    monkeypatch.setattr(
-        "medloop.export.format_of", lambda _: type(format)(**{**vars(format), "write": spoilt})
-    )
-    with pytest.raises(DataError, match="another box"):
+    monkeypatch.setattr("medloop.export.format_of", lambda _: replace(format, write=spoilt))
+    with pytest.raises(DataError, match="it has another box"):
         export_labels(folder, tmp_path / "out", format=name)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*.part"))

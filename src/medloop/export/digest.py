@@ -89,7 +89,9 @@ class Digest:
                     column = moved
                 # adding 0 makes -0.0 and 0.0 one number, as comparing them does
                 self._feed(name, np.ascontiguousarray(column + 0.0).tobytes())
-        if "mask" in self.holds:
+        if "mask" in self.holds and labels.mask is None:
+            self._feed("mask", b"null\n" * len(labels))
+        elif "mask" in self.holds:
             lines = (json.dumps(mask, sort_keys=True) for mask in masks_of(labels))
             self._feed("mask", "".join(f"{line}\n" for line in lines).encode())
 

@@ -51,6 +51,7 @@ class PlaceJudges(Judges):
             old.group,
             seed=self.config.seed,
             what="probability of the right class",
+            things="images",
         )
 
     def delivered(self, best: Proposal, temperature: float) -> Labels:
@@ -69,11 +70,12 @@ class PlaceJudges(Judges):
             given.get(image, k)
             for image, k in zip(labels.image.tolist(), labels.class_id.tolist(), strict=True)
         ]
-        there = labels.boxes[:, 2] > labels.boxes[:, 0]
-        drawn = self.few.image
         labels = labels.with_(class_id=np.array(classes, np.int64))
+        nowhere = [self.dataset.classes.index(name) for name in self.config.background]  # type: ignore[attr-defined]
+        wanted = (labels.boxes[:, 2] > labels.boxes[:, 0]) & ~np.isin(labels.class_id, nowhere)
         # where a person drew boxes the machine's are not wanted
-        return labels[there & ~np.isin(labels.image, drawn)].with_(looked_at=self.dataset.id)
+        wanted &= ~np.isin(labels.image, self.few.image)
+        return labels[wanted].with_(looked_at=self.dataset.id)
 
     @property
     def few(self) -> Labels:

@@ -57,6 +57,8 @@ Ints = NDArray[np.int64]
 
 #: Points a side of the grid that Segment Anything is asked at, by round.
 GRIDS = (6, 8, 10)
+#: How boxes are chosen where nobody drew any: by the soft overlap with the peaks of the map.
+PEAKS = Choice(rule="soft_iou", power=2.0, quantile=0.8)
 
 
 class Locate(Recipe):
@@ -180,6 +182,7 @@ class Bench:
             proposals=self.config.proposals,
             proposal_options=self.options(number),
             background=self.background,
+            fine=self.config.mode == "ours",
         )
 
     def options(self, number: int) -> dict[str, Any]:
@@ -210,7 +213,7 @@ def _faithful(bench: Bench, before: Proposal | None, number: int) -> Proposal:
         said = classifier.label(dataset).of(bench.shown.image)
         rows, _ = teachers(said.class_id, bench.shown.class_id, len(dataset.classes))
         right = bench.shown[rows]
-        maps = maps_of(classifier, dataset.where(images=right.image), right.class_id)
+        maps = maps_of(classifier, dataset.where(images=right.image), right.class_id, fine=False)
         boxes = _chosen(bench, right, maps, choice, 0)
         return Proposal(bench.localizer(classifier, choice, 0), boxes, kept=0)
     had: Localizer = before.student  # type: ignore[assignment]
@@ -328,7 +331,7 @@ def _cross_maps(bench: Bench, half: Ints) -> tuple[Floats, Floats]:
         shown = shown[np.argsort(dataset.position(shown.image), kind="stable")]
         part = dataset.where(images=shown.image)
         if len(part):
-            made = maps_of(classifier, part, shown.class_id, progress=bench.progress)
+            made = maps_of(classifier, part, shown.class_id, fine=True, progress=bench.progress)
             maps |= dict(zip(part.id.tolist(), made, strict=True))
     return np.stack([maps[image] for image in bench.shown.image.tolist()]), probs
 
@@ -340,7 +343,7 @@ def _choice(bench: Bench, maps: Floats) -> Choice:
         return Choice(rule=config.rule)
     few = bench.few.of(bench.shown.image)
     if len(few) == 0:
-        return Choice(rule="soft_iou")
+        return PEAKS
     masks = bench.masks(0)
     examples = [
         Example(
@@ -352,7 +355,7 @@ def _choice(bench: Bench, maps: Floats) -> Choice:
         for row, image in enumerate(bench.shown.image.tolist())
         if image in few.image
     ]
-    return tune(examples).choice
+    return tune(examples, start=PEAKS).choice
 
 
 def _voted(bench: Bench, new: Labels, had: Labels, found: Labels) -> Labels:

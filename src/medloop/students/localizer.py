@@ -49,6 +49,8 @@ class Localizer:
         Weight of the detector in [0, 1] when both decide the class: 0 is the classifier alone.
     background : tuple of int
         Classes that show nowhere, such as "normal": their images get no box.
+    fine : bool
+        Whether activation maps are fused from several layers, see :func:`maps_of`.
     temperature : float
         Divides the logits.
     """
@@ -62,6 +64,7 @@ class Localizer:
     proposal_options: dict[str, Any] = field(default_factory=dict)
     share: float = 0.0
     background: tuple[int, ...] = ()
+    fine: bool = True
     temperature: float = 1.0
 
     def with_temperature(self, temperature: float) -> Self:
@@ -101,7 +104,7 @@ class Localizer:
         self, dataset: Dataset, class_id: ArrayLike, *, progress: Progress = silent
     ) -> Floats:
         """Choose (n, 4) boxes by the activation map of these classes, without a detector."""
-        maps = maps_of(self.classifier, dataset, class_id, progress=progress)
+        maps = maps_of(self.classifier, dataset, class_id, fine=self.fine, progress=progress)
         proposer = make_proposer(self.proposals, self.proposal_options)
         box = np.zeros((len(dataset), 4))
         for row, image in enumerate(dataset.id.tolist()):
@@ -138,6 +141,7 @@ class Localizer:
                     "proposals": self.proposals,
                     "proposal_options": self.proposal_options,
                     "background": list(self.background),
+                    "fine": self.fine,
                     "temperature": self.temperature,
                 },
             },
@@ -174,6 +178,7 @@ class Localizer:
                 proposal_options=about["proposal_options"],
                 share=float(arrays["share"][0]),
                 background=tuple(about["background"]),
+                fine=about["fine"],
                 temperature=about["temperature"],
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -181,15 +186,24 @@ class Localizer:
 
 
 def maps_of(
-    classifier: Student, dataset: Dataset, class_id: ArrayLike, *, progress: Progress = silent
+    classifier: Student,
+    dataset: Dataset,
+    class_id: ArrayLike,
+    *,
+    fine: bool,
+    progress: Progress = silent,
 ) -> Floats:
-    """Return (n, h, w) activation maps in [0, 1] of these classes, by either kind of classifier."""
+    """Return (n, h, w) activation maps in [0, 1] of these classes, by either kind of classifier.
+
+    ``fine`` fuses three resolutions and both mirror images of a network, and explains what tells
+    the class from the others; otherwise it is Grad-CAM of the last convolution.
+    """
     from medloop.activation import Cam, network_maps, patch_maps
 
     if classifier.name == "patches":
         made = patch_maps(classifier, dataset, class_id=class_id, progress=progress)  # type: ignore[arg-type]
     else:
-        cam = Cam(method="layercam", layers=2, flip=True)
+        cam = Cam(method="layercam", layers=3, contrast=True, flip=True) if fine else Cam()
         made = network_maps(
             classifier,  # type: ignore[arg-type]
             dataset,

@@ -17,7 +17,7 @@ from medloop.progress import Progress, silent
 from medloop.students import frames
 from medloop.students.detector import Detector
 from medloop.students.detector_limits import refuse, whole
-from medloop.students.detector_work import pixels_of, single
+from medloop.students.detector_work import Views, pixels_of, single
 from medloop.students.devices import choose_bfloat16, choose_device, repeatable
 from medloop.students.lessons import Lessons, crops, lessons
 
@@ -33,6 +33,7 @@ _LABEL_BATCH = 64
 _SLACK = 1.0  # of the box's longer side: kept around it, so that crops can turn and zoom
 _MARGIN = 0.3  # of the box's longer side: what the network sees around it
 _ZOOM = (1 + _SLACK) / (1 + _MARGIN)
+_APART = 0.08  # of the root of the area: so far apart, points halve the score
 _VIEWS = ((False, 1.0), (True, 1.0), (False, 0.85), (True, 1.15))  # mirrored, zoom
 
 
@@ -178,7 +179,7 @@ class Pose(Detector):
         -------
         Labels
             As :meth:`medloop.students.detector.Detector.label`, with ``keypoints`` (m, P, 3) of
-            visibility 2.
+            visibility 2. The score falls where two views of an object place its points apart.
 
         Raises
         ------
@@ -186,7 +187,16 @@ class Pose(Detector):
             As the detector.
         """
         found = super().label(dataset, progress=progress)
-        return found.with_(keypoints=self.place(dataset, found, progress=progress))
+        views = self._pair()
+        placed = self._placed(dataset, found, views, progress)
+        assert found.box is not None  # noqa: S101 - a detector fills it
+        scale = np.sqrt(np.maximum(area(found.box), 1.0))
+        apart = np.linalg.norm(placed[0] - placed[1], axis=-1).mean(axis=1) / scale
+        score = single(found.score / (1 + (apart / _APART) ** 4))
+        middle = placed.mean(axis=0) if self.flip_average else placed[0]
+        found = found.with_(keypoints=_visible(single(middle)), score=score)
+        found = found[np.lexsort((-score, dataset.position(found.image)))]
+        return found[found.score >= self.least]
 
     def place(self, dataset: Dataset, labels: Labels, *, progress: Progress = silent) -> Floats:
         """Place the points of objects whose boxes are given.
@@ -209,7 +219,7 @@ class Pose(Detector):
         DataError
             The labels have no boxes.
         """
-        views = _VIEWS[:2] if self.flip_average and self.mirrored is not None else _VIEWS[:1]
+        views = self._pair()[: 2 if self.flip_average else 1]
         return _visible(single(self._placed(dataset, labels, views, progress).mean(axis=0)))
 
     def spread(self, dataset: Dataset, labels: Labels, *, progress: Progress = silent) -> Floats:
@@ -238,11 +248,15 @@ class Pose(Detector):
         assert labels.box is not None  # noqa: S101 - _placed saw to it
         return single(away / np.sqrt(np.maximum(area(labels.box), 1.0)))
 
+    def _pair(self) -> Views:
+        """Return two views that should agree: mirrored where that is known, else shrunk."""
+        return _VIEWS[:2] if self.mirrored is not None else (_VIEWS[0], _VIEWS[2])
+
     def _placed(
         self,
         dataset: Dataset,
         labels: Labels,
-        views: tuple[tuple[bool, float], ...],
+        views: Views,
         progress: Progress,
     ) -> Floats:
         """Place (v, m, P, 2) points once for each view."""

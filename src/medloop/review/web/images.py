@@ -275,7 +275,7 @@ def _fitted(pixels: NDArray[np.uint8], side: int) -> Any:
 
     picture = Image.fromarray(pixels)
     if max(picture.size) > side:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+        picture.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return picture
 
 

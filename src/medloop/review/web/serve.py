@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ def serve(
         path, host=host, port=port, token_file=token_file, reviewer=reviewer, names=names
     ) as serving:
         ready(serving.address)
+        # many short answers: a thread that makes a picture must not keep them waiting
+        sys.setswitchinterval(0.001)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
             serving.run()
 
