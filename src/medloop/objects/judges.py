@@ -200,6 +200,7 @@ class ObjectJudges:
             op = operation(self.workspace, f"refused-{made.number}")
             self.workspace.log.append(op, "refused", payload=payload, round=made.number)
             return
+        self.workspace.save_json("doubts.json", self._doubts(made.best.doubts))
         self.workspace.log.append(
             operation(self.workspace, f"round-{made.number}"),
             "round",
@@ -208,3 +209,22 @@ class ObjectJudges:
             actor=f"{MODEL}:{self.config.student}",
             round=made.number,
         )
+
+    def _doubts(self, doubts: Labels | None) -> list[dict[str, Any]]:
+        """Say where the machine would place a person's points; nothing is changed by it."""
+        if doubts is None:
+            return []
+        files = self.dataset.file[self.dataset.position(doubts.image)].tolist()
+        return [
+            {
+                "image": int(doubts.image[row]),
+                "file": str(files[row]),
+                "class": self.dataset.classes[doubts.class_id[row]],
+                "score": round(float(doubts.score[row]), 4),
+                "box": doubts.boxes[row].round(2).tolist(),
+                "points": []
+                if doubts.keypoints is None
+                else doubts.keypoints[row].round(2).tolist(),
+            }
+            for row in range(len(doubts))
+        ]

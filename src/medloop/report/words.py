@@ -67,7 +67,7 @@ def _object_words(workspace: Path, metrics: dict[str, Any], source: dict[str, in
     if doubted:
         lines.append(
             f"The machine would place the points of {count_words(doubted, 'labelled object')} "
-            f"elsewhere: they stand, and are listed in {workspace / 'doubts.csv'}."
+            f"elsewhere: they stand, and are listed in {workspace / 'doubts.json'}."
         )
     if metrics["leak"]:
         lines.append(leak_words(metrics["leak"]))
