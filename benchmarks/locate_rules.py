@@ -204,16 +204,22 @@ def busi(
 
 
 def halves(dataset: Dataset, seed: int) -> NDArray[np.bool_]:
-    """Split the images in two, near-duplicates (correlation above .95 at 16 px) on one side."""
+    """Split the images in two, near-duplicates on one side."""
+    group = near_duplicates(dataset)
+    names = np.unique(group)
+    first = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    return np.isin(group, first)
+
+
+def near_duplicates(dataset: Dataset) -> NDArray[np.int64]:
+    """Give images that look alike (correlation above .95 at 16 px) one number."""
     small = np.stack([square(dataset.image(int(i)), 16, 1).ravel() for i in dataset.id])
     small -= small.mean(axis=1, keepdims=True)
     small /= np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-9)
     group = np.arange(len(small))
     for one, other in np.argwhere(np.triu(small @ small.T > 0.95, 1)):
         group[group == group[other]] = group[one]
-    names = np.unique(group)
-    first = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    return np.isin(group, first)
+    return group
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from medloop.certify import audit_size, whole_set
 from medloop.certify import draw_audit as draw
 from medloop.certify import purity as certify_purity
 from medloop.errors import DataError, StaleError, UsageError
-from medloop.labels import HUMAN, MODEL, Labels
+from medloop.labels import HUMAN, Labels
+from medloop.read.parts import stack
 from medloop.read.table import read_table
 from medloop.store.event import Event
 from medloop.store.files import writing
 from medloop.store.log import LabelLog
+from medloop.store.view import read_columns, read_looks, winners
 from medloop.store.workspace import Workspace
 
 
@@ -57,7 +59,7 @@ def draw_audit(
                 "need a certificate of its own confidence. See certificate.json."
             )
         _refuse_open(path, log.events("audit", live=True), log)
-        pool = log.current(source=MODEL)
+        pool = machine_labels(log)
         if len(pool) == 0:
             raise UsageError(f"{path} holds no machine labels to audit.")
         if not 1 <= size <= len(pool):
@@ -99,6 +101,42 @@ def draw_audit(
         f"medloop certify {path} --answers FILE.{short}"
     )
     return {"file": str(out), "pool": len(pool), "least": least, "sentence": sentence, **asked}
+
+
+def machine_labels(log: LabelLog) -> Labels:
+    """Return the machine's current labels, to be frozen.
+
+    ``LabelLog.current`` drops a column that one of the rounds lacks; frozen like that, the others
+    would lose their boxes for good. Here such a row has zeros, or no mask. Probabilities stay only
+    where all have them.
+
+    Parameters
+    ----------
+    log : LabelLog
+
+    Returns
+    -------
+    Labels
+        In the order of the images; ``looked_at`` holds all images that anybody looked at.
+    """
+    parts = []
+    with log.database.snapshot():
+        looks = read_looks(log.database)
+        kept, seen = winners(looks)
+        for look in looks:
+            rows = kept[look.seq] & ~look.human
+            if rows.any():
+                held = read_columns(log.database, look.seq)
+                held.pop("looked_at", None)
+                parts.append(Labels(**{name: values[rows] for name, values in held.items()}))
+    if any(part.probs is None for part in parts):
+        parts = [part.with_(probs=None) for part in parts]
+    for name in ("box", "keypoints", "probs"):
+        shapes = {getattr(p, name).shape[1:] for p in parts if getattr(p, name) is not None}
+        if len(shapes) > 1:  # made for other points: they cannot stand in one table
+            parts = [part.with_(**{name: None}) for part in parts]
+    found = stack(parts)
+    return found[np.argsort(found.image, kind="stable")].with_(looked_at=seen)
 
 
 def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
@@ -143,7 +181,9 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
             round=asked["round"],
         )
         workspace.save_json("certificate.json", said)
-        write_report(workspace, workspace.load_json("metrics.json"))
+        metrics = workspace.load_json("metrics.json", None)
+        if metrics is not None:  # an imported workspace has no rounds to report
+            write_report(workspace, metrics)
         return said
 
 

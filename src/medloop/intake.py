@@ -15,17 +15,19 @@ from medloop.labels import HUMAN, Labels
 from medloop.objects.intake import Annotated, list_annotated
 from medloop.prepare.split import find_leaks, group_numbers, hold_out
 from medloop.progress import Note, Progress
-from medloop.read.image import shown
+from medloop.read.image import FolderPixels, shown
 from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
 from medloop.read.table import class_names
-from medloop.recipes import ObjectRecipe, Recipe, recipe_of
+from medloop.recipes import IMPORT, ObjectRecipe, Recipe, recipe_of
 from medloop.store.images import ImageRow
 from medloop.store.workspace import Workspace
 
 
 def open_dataset(workspace: Workspace) -> Dataset:
-    """Open the images of a scanned workspace."""
+    """Open the images of a scanned workspace, made by a recipe or by an import."""
+    if workspace.config.get("recipe") == IMPORT:
+        return workspace.dataset(FolderPixels(Path(workspace.config["images"])))
     listing = list_sources(recipe_of(workspace.config), need_labels=False)
     return workspace.dataset(listing.pixels)
 

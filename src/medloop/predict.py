@@ -46,7 +46,8 @@ def predict_images(
     A model of images writes CSV, ``file,label,score,p_<class>...``. A model of objects writes COCO
     results: one entry an object, with ``image_id`` counting the images in their order,
     ``file_name``, ``category_id`` counting the classes from 1, ``bbox``, ``score``, and where it
-    has them ``keypoints`` and ``probs`` by class. Images are read, labelled and written chunk by
+    has them ``keypoints`` and ``probs`` by class. A model of places writes the same, one entry an
+    image with the likeliest class and its place, a box of zeros where that shows nowhere. Images are read, labelled and written chunk by
     chunk, so that memory does not grow with their number. One that cannot be read is named on
     stderr and left out.
 
@@ -59,12 +60,12 @@ def predict_images(
     """
     with Workspace.open(path, read_only=True) as workspace:
         student, classes = load_model(workspace)
-        objects = workspace.load_json("metrics.json", {}).get("kind") == "objects"
+        boxes = workspace.load_json("metrics.json", {}).get("kind") in ("objects", "places")
     listing = list_images(images, need_labels=False)
     bad: list[str] = []
     done = 0
     with writing(out, "w") as stream:
-        table: Out = Results(stream, classes) if objects else Rows(stream, classes)
+        table: Out = Results(stream, classes) if boxes else Rows(stream, classes)
         for part in readable(listing, classes, bad, note=note, progress=progress):
             table.write(part, student.label(part))
             done += len(part)

@@ -77,6 +77,7 @@ PERSONS = st.lists(st.tuples(IMAGES, st.integers(0, 2), st.just("human")), max_s
 TABLES = st.tuples(
     st.integers(0, 4), st.sampled_from(["model", "model", "human"]), ROWS, st.sets(IMAGES)
 ) | st.tuples(st.integers(0, 4), st.just("partly"), PERSONS, st.sets(IMAGES))
+WITHDRAWALS = st.tuples(st.integers(0, 4), st.just("withdrawn"), st.just([]), st.sets(IMAGES))
 ROLLBACKS = st.integers(0, 4)
 
 
@@ -88,27 +89,29 @@ def simulate(events):
         if not isinstance(event, int)
     ]
     person, model, partly = {}, {}, {}
-    for _, _, looked_by, rows, extra, undone in everything:
+    for at, _, looked_by, rows, extra, undone in everything:
         for image in {row[0] for row in rows} | extra:
             mine = [(c, s) for i, c, s in rows if i == image]
             human = [(c, s) for c, s in mine if s == "human"]
-            if looked_by == "partly":
+            if looked_by == "withdrawn":
+                person.pop(image, None)
+            elif looked_by == "partly":
                 if mine or not undone:
-                    partly[image] = partly.get(image, []) + mine
-                continue
-            if human or (not mine and looked_by == "human"):
-                person[image] = human
-                partly.pop(image, None)
-            if not undone:
+                    partly[image] = [*partly.get(image, []), (at, mine)]
+            elif human or (not mine and looked_by == "human"):
+                person[image] = (at, human)
+            elif not undone:
                 model[image] = mine
-    found = {**model, **person}
-    return {
-        image: sorted(found.get(image, []) + partly.get(image, [])) for image in {*found, *partly}
-    }
+    found = {}
+    for image in {*person, *model, *partly}:
+        decided, rows = person.get(image, (-1, model.get(image, [])))
+        some = [row for at, mine in partly.get(image, []) if at > decided for row in mine]
+        found[image] = sorted(rows + some)
+    return found
 
 
-@settings(max_examples=80, deadline=None)
-@given(events=st.lists(TABLES | ROLLBACKS, max_size=7))
+@settings(max_examples=120, deadline=None)
+@given(events=st.lists(TABLES | ROLLBACKS | WITHDRAWALS, max_size=7))
 def test_current_is_what_a_simulation_says(events):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
@@ -149,6 +152,23 @@ def test_a_column_that_some_rows_lack_is_dropped_unless_one_source_is_asked_for(
         log.current(source="modle")
     with pytest.raises(DataError, match="Did you mean 'probs'"):
         log.current(columns=["prob"])
+
+
+def test_what_a_person_withdraws_is_the_models_again_and_the_export_says_so(log):
+    model = table((1, 0, "model"), (2, 0, "model"))
+    log.append("round", "round", labels=model, round=1)
+    log.append("partly", "given", labels=table((1, 2, "human")), looked_by="partly")
+    log.append("say", "review", labels=table((1, 1, "human"), (3, 1, "human")))
+    assert rows_of(log.current()) == [(1, 1, "human"), (2, 0, "model"), (3, 1, "human")]
+    gone = Labels(image=[], class_id=[], looked_at=[1, 3])
+    assert log.append("undo", "undo", labels=gone, looked_by="withdrawn") == 4
+    current = log.current()
+    assert sorted(rows_of(current)) == [(1, 0, "model"), (1, 2, "human"), (2, 0, "model")]
+    assert current.looked_at.tolist() == [1, 2]  # nobody says anything of 3 any more
+    assert log.verify() == 4
+    assert [event.kind for event, _ in log.history(3)] == ["review", "undo"]
+    log.append("again", "review", labels=table((3, 0, "human")))
+    assert (3, 0, "human") in rows_of(log.current())
 
 
 def test_a_round_runs_again_after_a_rollback(log):
@@ -233,8 +253,13 @@ def test_a_stale_base_is_refused(log):
     [
         ({"payload": {"x": float("nan")}}, "payload must be what JSON can say"),
         ({"payload": {"x": {1}}}, "payload must be what JSON can say"),
-        ({"looked_by": "me"}, "looked_by must be 'model', 'human' or 'partly', got 'me'"),
+        (
+            {"looked_by": "me"},
+            "looked_by must be one of 'model', 'human', 'partly', 'withdrawn', got 'me'",
+        ),
         ({"labels": table((1, 1, "model")), "looked_by": "partly"}, "must be a person's"),
+        ({"labels": table((1, 1, "human")), "looked_by": "withdrawn"}, "and hold no rows"),
+        ({"looked_by": "withdrawn"}, "must name images"),
         ({"labels": table((1, 1, "model"), mask=[object()])}, "mask must be"),
         ({"kind": "rollback"}, "use LabelLog.rollback"),
     ],

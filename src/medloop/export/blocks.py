@@ -18,12 +18,12 @@ from medloop.read.parts import stack
 from medloop.store.columns import CHUNK
 from medloop.store.database import Database
 from medloop.store.log import EXTRA
-from medloop.store.view import Look, read_columns, read_looks, winners
+from medloop.store.view import decided, read_columns, read_looks, winners
 from medloop.store.workspace import Workspace
 
 #: A block ends after so many images, or after the image that brings it to so many labels.
-IMAGES = 10_000
-LABELS = 20_000
+IMAGES = 5_000
+LABELS = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,11 +239,7 @@ def _current(
                 order = np.argsort(image, kind="stable")
                 rows, image = rows[order], image[order]
             events.append(_Event(look.seq, rows, image))
-    # what was examined only in rounds that are undone is not known any more
-    live: list[Look] = [look for look in looks if look.live]
-    examined = [look.looked_at for look in live] + [event.image for event in events]
-    decided = [look.decided() for look in looks]
-    return events, _joined(examined) if live else seen, _joined(decided)
+    return events, seen, decided(looks)
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[np.int64]:

@@ -69,7 +69,7 @@ class Digest:
                 self._sum += int.from_bytes(word)
             return
         for name, words in (("file", file), ("split", split), ("patient", patient)):
-            self._feed(name, "".join(f"{word}\0" for word in words).encode("utf-8", "replace"))
+            self._feed(name, "\0".join([*words, ""]).encode("utf-8", "replace"))
         self._feed("size", np.asarray(size, np.int64).tobytes())
         self._feed("looked", np.asarray(looked, bool).tobytes())
         if not len(labels):

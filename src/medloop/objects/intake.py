@@ -46,10 +46,10 @@ def list_annotated(images: Path, labels: Path, *, classes: Sequence[str] | None)
     UsageError, DataError
         There is no image, or the file of labels makes no sense.
     """
-    from medloop.read.coco import read_coco
+    from medloop.read.annotations import read_annotations
 
     listing = list_images(images, need_labels=False)
-    read = read_coco(labels)
+    _, read = read_annotations(labels)
     if classes is not None and tuple(classes) != read.classes:
         raise DataError(
             f"{labels} has the classes {', '.join(read.classes)}, asked for {', '.join(classes)}."

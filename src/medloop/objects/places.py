@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
 from medloop.errors import DataError
+from medloop.evaluation import Judged, judge
 from medloop.gate import Gate, Verdict, quality_kept
 from medloop.judges import Judges
 from medloop.labels import HUMAN, PARTLY, Labels
 from medloop.loop import Proposal, Round
 from medloop.overlap import iou_rows
 from medloop.read.listing import Listing
+from medloop.recipes import Recipe
 from medloop.store.workspace import Workspace
 from medloop.students.student import Model
 
@@ -29,12 +33,26 @@ class PlaceJudges(Judges):
     judged by the classes of held-out images, since nobody has said where anything is.
     """
 
+    def __init__(
+        self, workspace: Workspace, dataset: Dataset, given: Labels, config: Recipe
+    ) -> None:
+        super().__init__(workspace, dataset, given, config)
+        # a round of ours says of every image what students say that have not learned from it
+        self.fold = None
+
+    def held_out(self, made: Round) -> Judged:
+        """Judge a round by classes that none of its students has seen."""
+        if len(self.val) or made.best.labels.probs is None:
+            return super().held_out(made)
+        return judge(self.dataset, self.given, made.best.labels)
+
     def look(self, student: Model, part: Dataset) -> Labels:
         """Classify images; where things are is not judged."""
         return student.decide(part)  # type: ignore[attr-defined,no-any-return]
 
     def changed(self, before: Labels, after: Labels) -> int:
-        """Count the images whose box moved."""
+        """Count the images whose box moved, came or went."""
+        before, after = before[_drawn(before)], after[_drawn(after)]
         image, one, other = np.intersect1d(before.image, after.image, return_indices=True)
         same = iou_rows(before.boxes[one], after.boxes[other]) >= _SAME
         return len(before) + len(after) - 2 * len(image) + int((~same).sum())
@@ -42,7 +60,7 @@ class PlaceJudges(Judges):
     def compare(self, before: Round, after: Round) -> Verdict:
         """Ask the gate whether held-out images are classified as well as before."""
         gate = Gate(self.config.gate_margin, self.config.gate_confidence)
-        old, new = self.held_out(before), self.held_out(after)
+        old, new = self.held_out(_uncalibrated(before)), self.held_out(_uncalibrated(after))
         rows = np.arange(len(old))
         return quality_kept(
             gate,
@@ -56,25 +74,20 @@ class PlaceJudges(Judges):
 
     def delivered(self, best: Proposal, temperature: float) -> Labels:
         """Return one place an image: of the class that a person gave it, where one did."""
+        student: Any = best.student
         found = [best.labels.with_(probs=None)]
-        for name in ("val", "test"):
-            part = self.dataset.where(split=name)
-            if len(part):
-                found.append(best.student.label(part).with_(probs=None))
-        unknown = self.pool.where(images=np.setdiff1d(self.pool.id, self.known.image))
-        if len(unknown):
-            found.append(best.student.label(unknown).with_(probs=None))
+        rest = self.dataset.where(images=np.setdiff1d(self.dataset.id, best.labels.image))
+        if len(rest):
+            class_id = np.full(len(rest), -1)
+            told = self.given.of(rest.id)
+            class_id[rest.position(told.image)] = told.class_id
+            unknown = class_id < 0
+            if unknown.any():
+                class_id[unknown] = student.decide(rest[unknown]).class_id
+            found.append(student.locate(rest, class_id))
         labels = Labels.concat(found)
-        given = dict(zip(self.given.image.tolist(), self.given.class_id.tolist(), strict=True))
-        classes = [
-            given.get(image, k)
-            for image, k in zip(labels.image.tolist(), labels.class_id.tolist(), strict=True)
-        ]
-        labels = labels.with_(class_id=np.array(classes, np.int64))
-        nowhere = [self.dataset.classes.index(name) for name in self.config.background]  # type: ignore[attr-defined]
-        wanted = (labels.boxes[:, 2] > labels.boxes[:, 0]) & ~np.isin(labels.class_id, nowhere)
         # where a person drew boxes the machine's are not wanted
-        wanted &= ~np.isin(labels.image, self.few.image)
+        wanted = _drawn(labels) & ~np.isin(labels.image, self.few.image)
         return labels[wanted].with_(looked_at=self.dataset.id)
 
     @property
@@ -82,6 +95,17 @@ class PlaceJudges(Judges):
         """A person's boxes."""
         events = self.workspace.log.events("boxes")
         return self.workspace.log.labels(events[-1].seq) if events else Labels.empty()
+
+
+def _drawn(labels: Labels) -> NDArray[np.bool_]:
+    """Tell which rows have a box."""
+    return (labels.boxes[:, 2] > labels.boxes[:, 0]) & (labels.boxes[:, 3] > labels.boxes[:, 1])
+
+
+def _uncalibrated(made: Round) -> Round:
+    """Undo the temperature: a round that is read back has one, a new one does not yet."""
+    student = made.best.student.with_temperature(1.0)
+    return replace(made, proposals=[replace(made.best, student=student), *made.proposals[1:]])
 
 
 def given_places(

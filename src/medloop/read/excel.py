@@ -46,15 +46,14 @@ def sheet_rows(path: Path) -> Iterator[list[str]]:
         _check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            book = load_workbook(path, read_only=True, data_only=True, keep_links=False)
-            try:
+            # a stream, since openpyxl goes by the name of a path
+            with path.open("rb") as stream:
+                book = load_workbook(stream, read_only=True, data_only=True, keep_links=False)
                 for row in book.worksheets[0].iter_rows(values_only=True):
                     cells = [_text(value) for value in row]
                     while cells and not cells[-1]:
                         cells.pop()
                     yield cells
-            finally:
-                book.close()
     except DataError:
         raise
     except OSError as error:

@@ -30,7 +30,7 @@ from medloop.read.parts import Found, Part, Refused, assemble, clean_names, numb
 HEADER = ("file", "label", "score", "source", "round", "accepted")
 CORNERS = ("x0", "y0", "x1", "y1")
 #: Rows that are read at once.
-BATCH = 20_000
+BATCH = 5_000
 #: A mask of a large image takes a large cell.
 _LARGEST_CELL = 50_000_000
 
@@ -68,6 +68,7 @@ def findings_parts(path: Path, *, together: bool = False) -> Iterator[Part]:
         Whether the rows of an image stand together, as medloop writes them; then what is held
         does not grow with the table.
     """
+    before = csv.field_size_limit(_LARGEST_CELL)  # of the whole process, so it is put back
     try:
         if is_excel(path):
             yield from _Findings(path, together).parts(sheet_rows(path))
@@ -75,7 +76,6 @@ def findings_parts(path: Path, *, together: bool = False) -> Iterator[Part]:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             delimiter = max(",;\t", key=stream.readline().count)
             stream.seek(0)
-            csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
             rows = csv.reader(stream, delimiter=delimiter, strict=True)
             yield from _Findings(path, together).parts(rows)
     except UnicodeDecodeError:
@@ -84,6 +84,8 @@ def findings_parts(path: Path, *, together: bool = False) -> Iterator[Part]:
         raise DataError(f"{path} is no table: {error}.") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    finally:
+        csv.field_size_limit(before)
 
 
 class _Findings:

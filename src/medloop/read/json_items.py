@@ -11,7 +11,7 @@ from typing import IO, Any
 from medloop.errors import DataError, UsageError
 
 #: Characters read at once.
-WINDOW = 4_000_000
+WINDOW = 1_000_000
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*(?=\{)")
 _AFTER = tuple(",:]} \t\n\r")

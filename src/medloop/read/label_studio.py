@@ -142,13 +142,13 @@ def _entry(
         place = f"{where} region {at}"
         if kind == "keypointlabels":
             continue
-        if not isinstance(value, dict) or kind not in _KINDS:
+        if not isinstance(value, dict) or not isinstance(kind, str) or kind not in _KINDS:
             gather.refuse(place, f"is of the kind {kind!r:.40}, which is not read")
             continue
         score = region.get("score", overall)
         columns = {**base, "score": None if score is None else number(score)}
         try:
-            _shape(columns, str(kind), value, size)
+            _shape(columns, kind, value, size)
             own = points.get(str(region.get("id")))
             if own:
                 columns["keypoints"] = _points(gather, names, own, size)

@@ -25,7 +25,7 @@ from medloop.read.findings import CORNERS
 from medloop.read.parts import Found, Part, Refused, assemble, clean_names
 
 #: Rows that are read at once.
-BATCH = 20_000
+BATCH = 5_000
 
 
 def read_parquet(path: str | Path) -> Annotations:

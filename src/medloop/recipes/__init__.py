@@ -19,6 +19,10 @@ RECIPES: dict[str, type[Recipe]] = {
 }
 
 
+#: What stands for a recipe in a workspace whose labels came from elsewhere.
+IMPORT = "import"
+
+
 def recipe_of(config: dict[str, Any]) -> Recipe:
     """Build the recipe that a workspace was made with.
 
@@ -33,9 +37,11 @@ def recipe_of(config: dict[str, Any]) -> Recipe:
     3
     """
     name = str(config.get("recipe"))
+    if name == IMPORT:
+        raise UsageError("the labels of this workspace were imported: there is no loop to run.")
     if name not in RECIPES:
         raise UsageError(f"unknown recipe {name!r}.{did_you_mean(name, RECIPES)}")
     return RECIPES[name](**config)
 
 
-__all__ = ["RECIPES", "ObjectRecipe", "Recipe", "recipe_of"]
+__all__ = ["IMPORT", "RECIPES", "ObjectRecipe", "Recipe", "recipe_of"]

@@ -15,8 +15,9 @@ The published method (DCLNet; larynx; headline: accuracy 82.60 -> 83.15, F .626 
 masks, and a model is sure of what it learned:
 
 - No box comes from a student that learned from its image: patients are halved.
-- Boxes are chosen by the soft overlap of map and mask (or as a few boxes of a person teach it),
-  from the classifier's map and the detector's together, and rounds vote.
+- Boxes are chosen by the soft overlap of mask and peaks of the map, or as a few boxes of a person
+  teach it; from the second round on the classifier's map, the map and the detector together, and
+  the detector alone vote.
 - Detector and classifier decide the class together, each by how well it does on images that it has
   not seen.
 - A round is used only if held-out images do not lose by it.
@@ -24,8 +25,9 @@ masks, and a model is sure of what it learned:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -33,23 +35,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
-from medloop.choose import Choice, Example, choose, resized, tune, vote
+from medloop.choose import Choice, Example, choose, self_taught, tune
 from medloop.curriculum import stages, teachers
 from medloop.dataset import Dataset
 from medloop.errors import DataError
 from medloop.labels import Labels
 from medloop.loop import Proposal, Step
 from medloop.prepare.split import group_folds
-from medloop.progress import Progress, silent
+from medloop.progress import Note, Progress, silent
 from medloop.proposals import Masks, make_proposer, propose_all
+from medloop.read.image import shown
 from medloop.recipes.recipe import Recipe
 from medloop.students import Student, make_student
 from medloop.students.localizer import (
     Localizer,
     best_share,
     box_map,
+    fused,
     maps_of,
+    place,
     seen,
+    seen_in,
+    single,
 )
 
 Floats = NDArray[np.float64]
@@ -81,6 +88,7 @@ class Locate(Recipe):
     val_share: float = Field(default=0.15, ge=0, lt=1)
     #: A person's few boxes; filled when they are read.
     _few: Labels | None = PrivateAttr(default=None)
+    _note: Note | None = PrivateAttr(default=None)
 
     def steps(
         self,
@@ -120,28 +128,32 @@ class Locate(Recipe):
         if len(shown) == 0:
             raise DataError("every image is of a background class: there is nothing to locate.")
         bench = Bench(
-            self,
-            dataset,
-            known,
-            shown,
-            student,
-            make_student("detector", self.detector_options),
-            Labels.empty() if self._few is None else self._few,
-            background,
-            folder,
-            progress,
+            config=self,
+            dataset=dataset,
+            known=known,
+            shown=shown,
+            student=student,
+            detector=make_student("detector", self.detector_options),
+            few=Labels.empty() if self._few is None else self._few,
+            background=background,
+            folder=folder,
+            progress=progress,
+            note=self._note,
         )
         make = _ours if self.mode == "ours" else _faithful
         return lambda chain, before, number: make(bench, before, number)
 
-    def with_boxes(self, few: Labels) -> Self:
-        """Return the recipe with a person's few boxes, which teach how to choose."""
+    def with_boxes(self, few: Labels, *, note: Note | None = None) -> Self:
+        """Return the recipe with a person's few boxes, which teach how to choose.
+
+        ``note`` is told what a person should know of how boxes are made.
+        """
         copy = self.model_copy()
-        copy._few = few
+        copy._few, copy._note = few, note
         return copy
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Bench:
     """What every step works with.
 
@@ -161,6 +173,8 @@ class Bench:
     background : tuple of int
     folder : Path, optional
     progress : Progress
+    note : callable, optional
+        Told what a person should know.
     """
 
     config: Locate
@@ -173,6 +187,17 @@ class Bench:
     background: tuple[int, ...]
     folder: Path | None
     progress: Progress
+    note: Note | None = None
+    said: list[str] = field(default_factory=list)
+    _proposed: dict[str, tuple[Callable[[int], Masks], set[str]]] = field(default_factory=dict)
+    _crossed: list[Crossed] = field(default_factory=list)
+
+    def say(self, sentence: str) -> None:
+        """Tell a person something, once."""
+        if sentence not in self.said:
+            self.said.append(sentence)
+            if self.note is not None:
+                self.note(sentence)
 
     def localizer(self, classifier: Student, choice: Choice, number: int) -> Localizer:
         """Make the student of a round, so far without a detector."""
@@ -183,6 +208,7 @@ class Bench:
             proposal_options=self.options(number),
             background=self.background,
             fine=self.config.mode == "ours",
+            said=tuple(self.said),
         )
 
     def options(self, number: int) -> dict[str, Any]:
@@ -192,13 +218,56 @@ class Bench:
             own["points"] = GRIDS[min(number, len(GRIDS) - 1)]
         return own
 
-    def masks(self, number: int) -> Callable[[int], Masks]:
-        """Propose the masks of all images that show something, or read them back."""
-        proposer = make_proposer(self.config.proposals, self.options(number))
-        part = self.dataset.where(images=self.shown.image)
-        folder = None if self.folder is None else self.folder / "masks"
-        masks, _ = propose_all(proposer, part, folder=folder, progress=self.progress)
-        return masks
+    def masks(self, number: int) -> Callable[[int], Masks | None]:
+        """Propose the masks of all images, or read them back; None for one that has none."""
+        options = self.options(number)
+        key = json.dumps(options, sort_keys=True, default=str)
+        if key not in self._proposed:
+            folder = None if self.folder is None else self.folder / "masks"
+            masks_of, refused = propose_all(
+                make_proposer(self.config.proposals, options),
+                self.dataset.where(images=self.known.image),
+                folder=folder,
+                progress=self.progress,
+            )
+            if refused:
+                self.say(
+                    f"{len(refused):,} images got no box, as no region could be proposed in them, "
+                    f"such as {shown(refused[0][0])}: {refused[0][1]}"
+                )
+            self._proposed[key] = (masks_of, {file for file, _ in refused})
+        masks_of, bad = self._proposed[key]
+        file = dict(zip(self.dataset.id.tolist(), self.dataset.file.tolist(), strict=True))
+        return lambda image: None if str(file[image]) in bad else masks_of(image)
+
+    def half(self) -> Ints:
+        """Return the half of each image: no patient is in both."""
+        class_of = np.full(len(self.dataset), -1)
+        class_of[self.dataset.position(self.known.image)] = self.known.class_id
+        return group_folds(class_of, self.dataset.group, folds=2, seed=self.config.seed)
+
+    def crossed(self) -> Crossed:
+        """Look at each half by the classifier of the other one; the same in every round."""
+        if not self._crossed:
+            self._crossed.append(_cross(self))
+        return self._crossed[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Crossed:
+    """What classifiers say of images that they have not learned from.
+
+    Parameters
+    ----------
+    maps : dict of int to (h, w) float
+        Of each image whose class is known, by its id: of its class; of a background class, of
+        what is likeliest of the others.
+    probs : (n, K) float
+        Of all images.
+    """
+
+    maps: dict[int, Floats]
+    probs: Floats
 
 
 # -- the published way -----------------------------------------------------------------------------
@@ -211,7 +280,12 @@ def _faithful(bench: Bench, before: Proposal | None, number: int) -> Proposal:
     if before is None:
         classifier = bench.student.fit(dataset, bench.known, seed=config.seed)
         said = classifier.label(dataset).of(bench.shown.image)
-        rows, _ = teachers(said.class_id, bench.shown.class_id, len(dataset.classes))
+        rows, lost = teachers(said.class_id, bench.shown.class_id, len(dataset.classes))
+        for k in lost.tolist():
+            bench.say(
+                f"The classifier got no image of class {dataset.classes[k]!r} right: the maps of "
+                "all its images are used, and may point anywhere."
+            )
         right = bench.shown[rows]
         maps = maps_of(classifier, dataset.where(images=right.image), right.class_id, fine=False)
         boxes = _chosen(bench, right, maps, choice, 0)
@@ -225,7 +299,13 @@ def _faithful(bench: Bench, before: Proposal | None, number: int) -> Proposal:
     seen_in = detector.label(dataset.where(images=bench.shown.image), progress=bench.progress)
     maps = _detector_maps(bench, seen_in, bench.shown)
     new = _chosen(bench, bench.shown, maps, choice, number)
-    student = replace(had, detector=detector, share=1.0, proposal_options=bench.options(number))
+    student = replace(
+        had,
+        detector=detector,
+        share=1.0,
+        proposal_options=bench.options(number),
+        temperature=1.0,  # that of the round before was fitted to another student
+    )
     return Proposal(student, new, kept=len(boxes))
 
 
@@ -267,114 +347,139 @@ def _curriculum(bench: Bench, boxes: Labels, detector: Any, number: int) -> Any:
 
 
 def _ours(bench: Bench, before: Proposal | None, number: int) -> Proposal:
-    """Choose boxes out of fold, by classifier and detector together, and let rounds vote."""
+    """Choose boxes out of fold, by classifier and detector together."""
     config, dataset = bench.config, bench.dataset
-    class_of = np.full(len(dataset), -1)
-    class_of[dataset.position(bench.known.image)] = bench.known.class_id
-    half = group_folds(class_of, dataset.group, folds=2, seed=config.seed)
+    crossed, order = bench.crossed(), bench.dataset.position(bench.known.image)
     if before is None:
-        maps, probs = _cross_maps(bench, half)
         classifier = bench.student.fit(dataset, bench.known, seed=config.seed)
-        choice = _choice(bench, maps)
-        boxes = _chosen(bench, bench.shown, maps, choice, 0)
-        boxes = boxes.with_(probs=probs[dataset.position(boxes.image)])
-        return Proposal(bench.localizer(classifier, choice, 0), boxes, kept=0)
+        choice = _choice(bench, crossed)
+        boxes = _placed(bench, crossed, choice, 0, None)
+        student = bench.localizer(classifier, choice, 0)
+        return Proposal(student, boxes.with_(probs=crossed.probs[order]), kept=0)
     had: Localizer = before.student  # type: ignore[assignment]
-    boxes = before.labels
+    half = bench.half()
     found, opinions = [], np.zeros((len(dataset), len(dataset.classes)))
     for own in (0, 1):
-        learned, mine = dataset.id[half != own], dataset[half == own]
         detector = bench.detector.fit(
             dataset,
-            _lessons(bench, boxes, learned),
+            _lessons(bench, before.labels, dataset.id[half != own]),
             seed=config.seed + 2 * number + own,
             progress=bench.progress,
         )
+        mine = dataset[half == own]
         found.append(detector.label(mine, progress=bench.progress))
         opinions[half == own] = seen(found[-1], mine, len(dataset.classes))
-    maps, probs = _cross_maps(bench, half)
-    both = Labels.concat(found)
-    drawn = _detector_maps(bench, both, bench.shown)
-    shape = (drawn.shape[1], drawn.shape[2])
-    joined = (np.stack([resized(one, shape) for one in maps]) + drawn) / 2
-    new = _chosen(bench, bench.shown, joined, had.choice, number)
-    voted = _voted(bench, new, boxes, both)
-    voted = voted.with_(probs=probs[dataset.position(voted.image)])
-    everything = _lessons(bench, voted, dataset.id)
+    boxes = _placed(bench, crossed, had.choice, number, Labels.concat(found))
+    lessons = _lessons(bench, boxes, dataset.id)
     detector = bench.detector.fit(
-        dataset, everything, seed=config.seed + number, progress=bench.progress
+        dataset, lessons, seed=config.seed + number, progress=bench.progress
     )
-    order = dataset.position(bench.known.image)
-    share = best_share(probs[order], opinions[order], bench.known.class_id)
-    student = replace(had, detector=detector, share=share)
-    return Proposal(student, voted, kept=len(everything))
+    probs, opinions = crossed.probs[order], opinions[order]
+    share = best_share(probs, opinions, bench.known.class_id)
+    student = replace(
+        had,
+        detector=detector,
+        share=share,
+        proposal_options=bench.options(number),
+        temperature=1.0,  # that of the round before was fitted to another student
+    )
+    return Proposal(student, boxes.with_(probs=fused(probs, opinions, share)), kept=len(lessons))
 
 
-def _cross_maps(bench: Bench, half: Ints) -> tuple[Floats, Floats]:
-    """Maps of the true class (of ``shown``), and probabilities, by classifiers of the other half.
-
-    Returns
-    -------
-    maps : (s, h, w) float
-    probs : (n, K) float
-        Of the whole data set.
-    """
-    dataset = bench.dataset
+def _cross(bench: Bench) -> Crossed:
+    dataset, known = bench.dataset, bench.known
     probs = np.zeros((len(dataset), len(dataset.classes)))
     maps: dict[int, Floats] = {}
+    half = bench.half()
     for own in (0, 1):
-        others = dataset.id[half != own]
-        classifier = bench.student.fit(dataset, bench.known.of(others), seed=bench.config.seed)
+        classifier = bench.student.fit(
+            dataset, known.of(dataset.id[half != own]), seed=bench.config.seed
+        )
         mine = dataset[half == own]
         probs[half == own] = classifier.label(mine).probs
-        shown = bench.shown.of(mine.id)
-        shown = shown[np.argsort(dataset.position(shown.image), kind="stable")]
-        part = dataset.where(images=shown.image)
+        part = dataset.where(images=known.of(mine.id).image)
         if len(part):
-            made = maps_of(classifier, part, shown.class_id, fine=True, progress=bench.progress)
+            likely = probs[dataset.position(part.id)]
+            likely[:, list(bench.background)] = -1.0
+            class_of = dict(zip(known.image.tolist(), known.class_id.tolist(), strict=True))
+            wanted = np.array([class_of[image] for image in part.id.tolist()], np.int64)
+            wanted = np.where(np.isin(wanted, bench.background), likely.argmax(axis=1), wanted)
+            made = maps_of(classifier, part, wanted, fine=True, progress=bench.progress)
             maps |= dict(zip(part.id.tolist(), made, strict=True))
-    return np.stack([maps[image] for image in bench.shown.image.tolist()]), probs
+    return Crossed(maps=maps, probs=probs)
 
 
-def _choice(bench: Bench, maps: Floats) -> Choice:
+def _placed(
+    bench: Bench, crossed: Crossed, choice: Choice, number: int, found: Labels | None
+) -> Labels:
+    """Place the class of every image, one row each; zeros where nothing shows."""
+    known, masks_of = bench.known, bench.masks(number)
+    box, score = np.zeros((len(known), 4)), np.zeros(len(known))
+    nowhere = np.isin(known.class_id, bench.background)
+    for row, (image, k) in enumerate(
+        zip(known.image.tolist(), known.class_id.tolist(), strict=True)
+    ):
+        given, masks = bench.few.of([image]), masks_of(image)
+        if len(given):
+            box[row], score[row] = given.boxes[0], 1.0
+        elif not nowhere[row] and masks is not None:
+            box[row], score[row] = place(
+                crossed.maps[image],
+                masks,
+                choice,
+                bench.dataset.image(image),
+                seen_in(found, image, k),
+            )
+        bench.progress("choosing boxes", row + 1, len(known))
+    return _table(bench, known, box, score)
+
+
+def _choice(bench: Bench, crossed: Crossed) -> Choice:
     """Take the rule that was asked for, or the one that a few boxes of a person teach."""
     config = bench.config
     if config.rule != "auto":
         return Choice(rule=config.rule)
     few = bench.few.of(bench.shown.image)
+    lost = len(np.setdiff1d(bench.few.image, bench.dataset.id))
+    if lost:
+        said = (
+            "is not in the training split and teaches"
+            if lost == 1
+            else ("are not in the training split and teach")
+        )
+        bench.say(f"{lost:,} of the images with a person's boxes {said} nothing.")
     if len(few) == 0:
         return PEAKS
-    masks = bench.masks(0)
-    examples = [
-        Example(
-            map=maps[row],
-            masks=masks(image),
-            image=bench.dataset.image(image),
-            box=few.of([image]).boxes,
-        )
-        for row, image in enumerate(bench.shown.image.tolist())
-        if image in few.image
-    ]
-    return tune(examples, start=PEAKS).choice
+    masks_of = bench.masks(0)
+    nothing = bench.known.image[np.isin(bench.known.class_id, bench.background)]
+    images = np.concatenate([np.unique(few.image), nothing[: len(np.unique(few.image))]])
+    examples = []
+    for image in images.tolist():
+        masks = masks_of(image)
+        if masks is not None:
+            pixels, box = bench.dataset.image(image), few.of([image]).boxes
+            examples.append(Example(map=crossed.maps[image], masks=masks, image=pixels, box=box))
+    also = {"self-taught": _self_taught(bench, crossed)}
+    tuned = tune(examples, start=PEAKS, also=also)
+    bench.say(
+        f"Boxes are chosen by {tuned.compared[0][0]}: on {len(np.unique(few.image)):,} images with "
+        f"a person's boxes, each left out in turn, the mean overlap is {tuned.fit:.2f}."
+    )
+    return tuned.choice
 
 
-def _voted(bench: Bench, new: Labels, had: Labels, found: Labels) -> Labels:
-    """Let the box of this round, of the round before, and of the detector vote in each image."""
-    box = new.boxes.copy()
-    sure = found[found.score >= 0.3]
-    for row, (image, k) in enumerate(zip(new.image.tolist(), new.class_id.tolist(), strict=True)):
-        votes = [new.boxes[row]]
-        weight = [1.0]
-        earlier = had.boxes[had.image == image]
-        if len(earlier):
-            votes.append(earlier[0])
-            weight.append(1.0)
-        mine = sure[(sure.image == image) & (sure.class_id == k)]
-        if len(mine):
-            votes.append(mine.boxes[np.argmax(mine.score)])
-            weight.append(1.0 + float(mine.score.max()))
-        box[row] = vote(votes, weight)
-    return new.with_(box=box.astype(np.float32).astype(np.float64))
+def _self_taught(bench: Bench, crossed: Crossed) -> Choice:
+    """Learn from all maps together what the things look like that they point at."""
+    masks_of = bench.masks(0)
+
+    def examples() -> Iterator[tuple[Floats, Masks, Any, bool]]:
+        for image, k in zip(bench.known.image.tolist(), bench.known.class_id.tolist(), strict=True):
+            masks = masks_of(image)
+            if masks is not None:
+                pixels = bench.dataset.image(image)
+                yield crossed.maps[image], masks, pixels, k not in bench.background
+
+    return self_taught(examples())
 
 
 # -- what both use ---------------------------------------------------------------------------------
@@ -382,20 +487,25 @@ def _voted(bench: Bench, new: Labels, had: Labels, found: Labels) -> Labels:
 
 def _chosen(bench: Bench, labels: Labels, maps: Floats, choice: Choice, number: int) -> Labels:
     """Choose the box of each of these rows by its map; a person's own box stands."""
-    masks = bench.masks(number)
+    masks_of = bench.masks(number)
     box, score = np.zeros((len(labels), 4)), np.zeros(len(labels))
     for row, image in enumerate(labels.image.tolist()):
-        one = choose(maps[row], masks(image), choice, image=bench.dataset.image(image))
-        box[row], score[row] = one.box[0], one.score[0]
-        given = bench.few.of([image])
+        given, masks = bench.few.of([image]), masks_of(image)
         if len(given):
             box[row], score[row] = given.boxes[0], 1.0
+        elif masks is not None:
+            one = choose(maps[row], masks, choice, image=bench.dataset.image(image))
+            box[row], score[row] = one.box[0], one.score[0]
         bench.progress("choosing boxes", row + 1, len(labels))
+    return _table(bench, labels, box, score)
+
+
+def _table(bench: Bench, labels: Labels, box: Floats, score: Floats) -> Labels:
     return Labels(
         image=labels.image,
         class_id=labels.class_id,
-        score=np.clip(score, 0, 1).astype(np.float32).astype(np.float64),
-        box=box.astype(np.float32).astype(np.float64),
+        score=single(np.clip(score, 0, 1)),
+        box=single(box),
         looked_at=bench.dataset.id,
     )
 
@@ -418,10 +528,15 @@ def _drawn(labels: Labels) -> Labels:
 
 
 def _lessons(bench: Bench, boxes: Labels, images: Ints) -> Labels:
-    """Return the boxes of these images; those of a background class hold nothing."""
+    """Return the boxes of these images; those of a background class hold nothing.
+
+    Of an image in which a person drew boxes they are the only ones.
+    """
     empty = bench.known.image[np.isin(bench.known.class_id, bench.background)]
-    kept = _drawn(boxes).of(images)
-    return kept.with_(looked_at=np.union1d(kept.image, np.intersect1d(empty, images)))
+    theirs = bench.few.of(images)
+    kept = _drawn(boxes).of(np.setdiff1d(images, theirs.image))
+    kept = kept.with_(looked_at=np.union1d(kept.image, np.intersect1d(empty, images)))
+    return Labels.concat([kept, theirs]) if len(theirs) else kept
 
 
 def _surest(found: Labels, labels: Labels) -> Labels:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medloop.dataset import Dataset
-from medloop.errors import MedloopError
 from medloop.labels import HUMAN, MODEL, Labels
+from medloop.report.boxes import centres, shapes, sizes, source
 from medloop.report.drawing import BLUE, GREY, ORANGE, VERMILLION, drawing, svg
 from medloop.report.gallery import thumbnail
 from medloop.report.provenance import provenance, settings
@@ -18,11 +16,8 @@ from medloop.report.words import OBJECT_FIGURES, SETS, leak_words, object_figure
 from medloop.store.images import OK
 from medloop.store.workspace import Workspace
 
-Floats = NDArray[np.float64]
-
 #: Pictures, and rounds of each, that a page shows.
 _IMAGES, _ROUNDS = 6, 5
-_COLOURS = {HUMAN: BLUE, MODEL: ORANGE}
 
 
 def write_object_report(workspace: Workspace, metrics: dict[str, Any]) -> None:
@@ -69,8 +64,8 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
             for figure in (
                 ("Objects by round", _labels(metrics)),
                 ("Average precision by round", _precision(metrics)),
-                ("Size of objects", _sizes(current, size)),
-                ("Where objects lie", _places(current, size)),
+                ("Size of objects", sizes(current, size)),
+                ("Where objects lie", centres(current, size)),
             )
             if figure[1]
         ],
@@ -167,46 +162,6 @@ def _precision(metrics: dict[str, Any]) -> str:
         return svg(figure, "precision", "Average precision by round, on held-out and test images.")
 
 
-def _sizes(current: Labels, size: NDArray[Any]) -> str:
-    """Show the square root of the boxes' share of their images."""
-    if len(current) == 0:
-        return ""
-    share = _shares(current, size)
-    side = np.sqrt((share[:, 2] - share[:, 0]) * (share[:, 3] - share[:, 1])).clip(0, 1)
-    bins = np.linspace(0, max(0.05, float(side.max())), 25).tolist()
-    with drawing() as (figure, axes):
-        for source, words in ((HUMAN, "a person's"), (MODEL, "the machine's")):
-            own = side[current.source == source]
-            if len(own):
-                axes.hist(own, bins, color=_COLOURS[source], alpha=0.65, label=words)
-        axes.set(xlabel="side as a share of the image's", ylabel="objects")
-        axes.legend(frameon=False)
-        return svg(figure, "sizes", f"Sizes of {len(side)} objects; median {np.median(side):.3f}.")
-
-
-def _places(current: Labels, size: NDArray[Any]) -> str:
-    """Show the centres of the boxes in their images."""
-    if len(current) == 0:
-        return ""
-    share = _shares(current, size)
-    x, y = (share[:, 0] + share[:, 2]) / 2, (share[:, 1] + share[:, 3]) / 2
-    step = -(-len(current) // 2000)
-    with drawing() as (figure, axes):
-        for source, words in ((HUMAN, "a person's"), (MODEL, "the machine's")):
-            own = np.flatnonzero(current.source == source)[::step]
-            if len(own):
-                axes.scatter(x[own], y[own], 7, _COLOURS[source], alpha=0.5, label=words, lw=0)
-        axes.set(xlim=(0, 1), ylim=(1, 0), xlabel="left to right", ylabel="top to bottom")
-        axes.legend(frameon=False, loc="lower left", ncols=2, bbox_to_anchor=(0, 1))
-        return svg(figure, "places", f"Centres of {len(x)} objects in their images.")
-
-
-def _shares(labels: Labels, size: NDArray[Any]) -> Floats:
-    """Return (m, 4) boxes as shares of their images; ``size`` is by image id."""
-    extent = np.maximum(size[labels.image], 1)
-    return np.asarray(labels.boxes / np.column_stack([extent, extent]))
-
-
 # -- pictures -----------------------------------------------------------------------------------
 
 
@@ -219,7 +174,7 @@ def _pictures(
     last = rounds[max(rounds)]
     image, count = np.unique(last.image, return_counts=True)
     chosen = image[np.lexsort((image, -count))][:_IMAGES].tolist()
-    dataset = _dataset(workspace)
+    dataset = source(workspace)
     drawn = []
     for one in chosen:
         picture = thumbnail(dataset, one)
@@ -233,41 +188,11 @@ def _pictures(
                 "rounds": [
                     {
                         "number": number,
-                        "person": _shapes(given.of([one]), w, h),
-                        "machine": _shapes(labels.of([one]), w, h),
+                        "person": shapes(given.of([one]), w, h),
+                        "machine": shapes(labels.of([one]), w, h),
                     }
                     for number, labels in list(rounds.items())[-_ROUNDS:]
                 ],
             }
         )
     return drawn
-
-
-def _shapes(labels: Labels, width: int, height: int) -> list[dict[str, Any]]:
-    shapes = []
-    for row in range(len(labels)):
-        x0, y0, x1, y1 = labels.boxes[row].round(1).tolist()
-        points = []
-        if labels.keypoints is not None:
-            seen = labels.keypoints[row, labels.keypoints[row, :, 2] > 0, :2]
-            points = seen.round(1).tolist()
-        shapes.append(
-            {
-                "x": x0,
-                "y": y0,
-                "width": round(x1 - x0, 1),
-                "height": round(y1 - y0, 1),
-                "points": points,
-                "dot": round(max(width, height) / 250, 2),
-            }
-        )
-    return shapes
-
-
-def _dataset(workspace: Workspace) -> Dataset | None:
-    from medloop.intake import open_dataset
-
-    try:
-        return open_dataset(workspace)
-    except (MedloopError, OSError):
-        return None

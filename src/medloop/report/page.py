@@ -155,11 +155,10 @@ def _certificate(workspace: Workspace, current: Labels) -> dict[str, Any]:
     drawn = workspace.log.events("audit", live=True)
     if drawn:
         asked = drawn[-1].payload
-        return {
-            "state": "drawn",
-            "size": asked["size"],
-            "command": f"medloop certify {name} --answers FILE",
-        }
+        command = f"medloop certify {name} --answers FILE"
+        if asked.get("method") == "anytime":
+            command = f"medloop answers {name} FILE && medloop certify {name} --close"
+        return {"state": "drawn", "size": asked["size"], "command": command}
     if not machine:
         return {"state": "needless"}
     return {

@@ -10,9 +10,10 @@ import numpy as np
 from medloop.errors import DataError, StaleError, UsageError
 from medloop.labels import HUMAN, Labels
 from medloop.review.audit_session import Place
-from medloop.review.findings import class_code, plain_findings
+from medloop.review.findings import PLACES, class_code, plain_findings
 from medloop.review.leases import Leases
 from medloop.review.state import Done, State, about
+from medloop.store.view import WITHDRAWN
 
 
 class Answers:
@@ -37,20 +38,40 @@ class Answers:
         self.state.events[seq] = about(self.state.log_event(seq))
         return seq
 
-    def decide(self, kind: str, who: str, parts: list[Labels], said: dict[str, Any]) -> int:
-        """Append what a person decided; tables with other columns go into events of their own."""
+    def decide(
+        self,
+        kind: str,
+        who: str,
+        parts: list[Labels],
+        said: dict[str, Any],
+        withdrawn: Sequence[int] = (),
+    ) -> int:
+        """Append what a person decided, and of which images that is withdrawn.
+
+        Tables with other columns go into events of their own.
+        """
         if not _fits(said["op"]):
             raise UsageError(f"op must be text of 1 to 200 characters, got {said['op']!r}.")
         op = f"review/{said['op']}"
         groups: dict[Any, list[Labels]] = {}
         for part in parts:
-            shape = tuple((n, v.shape[1:]) for n, v in part.columns()) if len(part) else ()
-            groups.setdefault(shape, []).append(part)
-        tables = [Labels.concat(group) for group in groups.values()]
+            filled = self.state.filled(part)
+            shape = tuple((n, v.shape[1:]) for n, v in filled.columns()) if len(part) else ()
+            groups.setdefault(shape, []).append(filled)
+        tables: list[tuple[str, Labels | None]]
+        tables = [(HUMAN, Labels.concat(group)) for group in groups.values()]
+        if withdrawn:
+            gone = Labels.empty().with_(looked_at=np.array(sorted(withdrawn), np.int64))
+            tables.append((WITHDRAWN, gone))
         first = self.state.log.head[0] + 1
-        held = {int(i): first + n for n, table in enumerate(tables) for i in table.looked_at}
+        held = {
+            int(image): first + n
+            for n, (_, table) in enumerate(tables)
+            if table is not None
+            for image in table.looked_at
+        }
         said["held"] = [[int(image), held[int(image)]] for image in said["images"]] if held else []
-        for number, table in enumerate(tables or [None]):
+        for number, (looked_by, table) in enumerate(tables or [(HUMAN, None)]):
             payload = said if number == 0 else {"what": said["what"], "part_of": said["op"]}
             seq = self.append(
                 op if number == 0 else f"{op}#{number}",
@@ -58,12 +79,12 @@ class Answers:
                 labels=table,
                 payload=payload,
                 actor=who,
-                looked_by=HUMAN,
+                looked_by=looked_by,
             )
             if seq != first + number:
                 raise StaleError(f"operation {said['op']!r} is event {seq} already.")
             if table is not None:
-                self.state.index.add(seq, table)
+                self.state.index.add(seq, table, withdrawn=looked_by == WITHDRAWN)
         self.state.replay(self.state.log_event(first))
         return first
 
@@ -78,16 +99,21 @@ class Answers:
 
     def refuse_stale(self, image: int, base: int) -> None:
         """Refuse what is based on an older answer."""
-        last = self.state.index.decision(image)
+        last = self.state.index.last_word(image)
         if base < last:
             who = self.state.events[last]["who"]
+            did = "taken back" if self.state.events[last].get("withdrawn") else "answered"
             raise StaleError(
-                f"{self.state.file_of(image)} was answered by {who} since (event {last}, based on "
+                f"{self.state.file_of(image)} was {did} by {who} since (event {last}, based on "
                 f"{base}); look at it again."
             )
 
-    def confirmed(self, image: int, label: str, *, among: Labels | None = None) -> Labels:
-        """Give an image's findings in the name of a person, of this class."""
+    def confirmed(
+        self, image: int, label: str | Sequence[str | None], *, among: Labels | None = None
+    ) -> Labels:
+        """Give an image's findings in the name of a person, of this class or of these."""
+        if not isinstance(label, str):
+            return self._chosen(image, label)
         code = class_code(label, self.state.classes)
         now = self.state.index.current(image) if among is None else among
         if len(now) == 0:
@@ -97,17 +123,42 @@ class Answers:
             raise DataError(f"{file} has {len(now)} findings; open it to change a class.")
         return _as_person(now).with_(class_id=np.full(len(now), code))
 
+    def _chosen(self, image: int, labels: Sequence[str | None]) -> Labels:
+        now = self.state.index.current(image)
+        if len(labels) != len(now):
+            raise DataError(
+                f"{self.state.file_of(image)} has {len(now)} findings, got {len(labels)} classes."
+            )
+        kept = [row for row, label in enumerate(labels) if label is not None]
+        code = [class_code(label, self.state.classes) for label in labels if label is not None]
+        found = _as_person(now[kept]) if kept else Labels.empty()
+        return found.with_(class_id=np.array(code, np.int64), looked_at=np.array([image]))
+
     def answer_files(
-        self, op: str, asked: str, rows: Sequence[tuple[str, str]], who: str
+        self,
+        op: str,
+        asked: str,
+        rows: Sequence[tuple[str, str | Sequence[Mapping[str, Any]]]],
+        who: str,
     ) -> dict[str, int]:
         """Take a table that was checked, and count what was new."""
+
+        def read(image: int, said: str | Sequence[Mapping[str, Any]], **among: Labels) -> Labels:
+            if isinstance(said, str):
+                return self.confirmed(image, said, **among)
+            return self.state.filled(self.state.read(said, image))
+
         places: list[tuple[int, Labels]] = []
         fixes: list[Labels] = []
+        seen: set[int] = set()
         for file, label in rows:
             image = self.state.image_of(file)
+            if image in seen:
+                raise DataError(f"{file} is answered twice.")
+            seen.add(image)
             at = self.awaited(image)
             if at is None:
-                found = self.confirmed(image, label)
+                found = read(image, label)
                 if not (
                     self.state.index.decided()[self.state.index.position(image)]
                     and _same(found, self.state.index.current(image))
@@ -116,7 +167,7 @@ class Answers:
                 continue
             audit = self.state.drawn()
             given = audit.given.get((at, 0))
-            found = self.confirmed(image, label, among=audit.frozen(image))
+            found = read(image, label, among=audit.frozen(image))
             if given is None or not _same(found, given.found):
                 places.append((at, found))
         for number, (at, found) in enumerate(places, start=1):
@@ -197,19 +248,21 @@ class Answers:
                 f"the audit that counted this answer of {done.who} is closed; edit the image "
                 "instead."
             )
-        parts = []
+        parts, withdrawn = [], []
         for image, seq in done.held.items():
-            before = done.before[image]
+            before = self.state.meaning(image, done.before[image])
             now = self.state.meaning(
                 image, int(self.state.index.person[self.state.index.position(image)])
             )
-            if now != (seq if kind == "undo" else self.state.meaning(image, before)):
+            if now != (seq if kind == "undo" else before):
                 raise StaleError(
                     f"{self.state.file_of(image)} was answered again since; look at it first."
                 )
-            target = before if kind == "undo" else seq
-            rows = self.state.index.restored(image, target)
-            parts.append(rows if target else _as_person(rows, keep_score=True))
+            target = done.before[image] if kind == "undo" else seq
+            if target:
+                parts.append(self.state.index.restored(image, target))
+            else:
+                withdrawn.append(image)
         said: dict[str, Any] = {
             "op": op,
             "asked": asked,
@@ -219,7 +272,7 @@ class Answers:
             "images": list(done.held),
         }
         token = None if done.place is None else self.state.token[done.place]
-        seq = self.decide(kind, done.who, parts, said)
+        seq = self.decide(kind, done.who, parts, said, withdrawn)
         if token is not None and kind == "undo":
             self.leases.take(token, done.who)
         return seq
@@ -236,22 +289,23 @@ class Answers:
         return said if image is None else {"version": self.state.index.version(image), **said}
 
 
-def _as_person(labels: Labels, *, keep_score: bool = False) -> Labels:
+def _as_person(labels: Labels) -> Labels:
     """Give a machine's rows in the name of a person, without its probabilities."""
     m = len(labels)
-    score = labels.score if keep_score else np.ones(m)
     return labels.with_(
-        source=np.full(m, HUMAN), score=score, round=np.zeros(m, np.int64), probs=None
+        source=np.full(m, HUMAN), score=np.ones(m), round=np.zeros(m, np.int64), probs=None
     )
 
 
 def _same(one: Labels, other: Labels) -> bool:
     """Tell whether two answers have the same classes in the same places."""
-    if sorted(one.class_id.tolist()) != sorted(other.class_id.tolist()):
+    if len(one) != len(other):
         return False
-    columns = [{name: v.tolist() for name, v in part.columns()} for part in (one, other)]
+    said = [plain_findings(part.with_(probs=None), ()) for part in (one, other)]
+    keys = ("class", *PLACES)
     return all(
-        columns[0].get(name) == columns[1].get(name) for name in ("box", "keypoints", "mask")
+        [a.get(key) for key in keys] == [b.get(key) for key in keys]
+        for a, b in zip(*said, strict=True)
     )
 
 

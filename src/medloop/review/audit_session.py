@@ -39,6 +39,7 @@ from medloop.certify.certificate import percent
 from medloop.certify.sequential import SLACK
 from medloop.errors import UsageError
 from medloop.labels import Labels
+from medloop.read.parts import stack
 from medloop.review.by_class import anytime_per_class
 from medloop.review.compare import differs, tolerance_of
 
@@ -146,6 +147,8 @@ class AuditSession:
     terms : Terms
     pool : Labels
         The machine's labels; ``looked_at`` holds the M images.
+    beside : Labels, optional
+        What persons named in these images without deciding them; it stands with the machine's.
 
     Examples
     --------
@@ -159,10 +162,14 @@ class AuditSession:
     (30, 0, True)
     """
 
-    def __init__(self, seq: int, terms: Terms, pool: Labels) -> None:
+    def __init__(self, seq: int, terms: Terms, pool: Labels, beside: Labels | None = None) -> None:
         self.seq = seq
         self.terms = terms
         self.pool = pool
+        self.beside: dict[int, Labels] = {}
+        if beside is not None:
+            for image in np.unique(beside.image).tolist():
+                self.beside[image] = beside.of([image])
         images = pool.looked_at
         self.order: NDArray[np.int64] = images[
             draw_audit(len(images), len(images), seed=terms.seed)
@@ -202,11 +209,15 @@ class AuditSession:
         return int(self._rank[at])
 
     def frozen(self, image: int) -> Labels:
-        """Return the machine's findings on an image, as they were frozen."""
+        """Return the findings on an image as they were frozen: the machine's, and those beside."""
         first, last = np.searchsorted(self._sorted, [image, image + 1])
         rows = np.sort(self._rows[first:last])
         columns = {name: values[rows] for name, values in self.pool.columns()}
-        return Labels(**columns, looked_at=np.array([image]))
+        found = Labels(**columns, looked_at=np.array([image]))
+        if image not in self.beside:
+            return found
+        both = stack([self.beside[image], found.with_(probs=None)])
+        return both.with_(looked_at=np.array([image]))
 
     def differs(self, one: Labels, other: Labels) -> bool:
         """Tell whether two answers count as different, by the terms."""
@@ -361,7 +372,7 @@ class AuditSession:
 
     def by_class(self) -> dict[int, dict[str, Any]]:
         """Return what the answers support for each class; nothing where images have several."""
-        if not np.array_equal(self.pool.image[self._rows], self._images):
+        if self.beside or not np.array_equal(self.pool.image[self._rows], self._images):
             return {}
         return anytime_per_class(
             self.pool.class_id[self._rows][np.searchsorted(self._images, self.order)],

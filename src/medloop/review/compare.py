@@ -79,7 +79,9 @@ def differs(
         return False
     same = one.class_id[:, None] == other.class_id[None, :]
     if loss == "iou":
-        near = iou(_held(one, "box"), _held(other, "box")) >= asked - 1e-12
+        a, b = _held(one, "box"), _held(other, "box")
+        neither = ~a.any(axis=1)[:, None] & ~b.any(axis=1)[None, :]
+        near = neither | (iou(a, b) >= asked - 1e-12)
     else:
         near = _point_error(one, other) <= asked + 1e-12
     fits = same & near
@@ -104,7 +106,7 @@ def _point_error(one: Labels, other: Labels) -> NDArray[np.float64]:
     for j, person in enumerate(b):
         seen = person[:, 2] > 0
         corners = person[seen, :2]
-        if other.box is not None:
+        if other.box is not None and other.box[j].any():
             sides = other.box[j, 2:] - other.box[j, :2]
         else:
             sides = np.ptp(corners, axis=0) if len(corners) else np.zeros(2)

@@ -17,7 +17,7 @@ from medloop.review.audit_session import AuditSession, Terms
 from medloop.review.handout import Handout
 from medloop.review.item import Item
 from medloop.review.leases import Leases
-from medloop.review.replay import certified_anytime
+from medloop.review.replay import certified_anytime, partly_named
 from medloop.review.state import AHEAD, State
 from medloop.review.view import View
 from medloop.review.writer import Writer
@@ -38,11 +38,11 @@ class Desk:
     all labels again.
 
     Undo appends, too. Where a person had decided the image before, that decision is given again.
-    Where only a machine had, its findings are put back in the name of the person, since nothing
-    in the log takes a decision back; such an image counts as open: it leads the queue until
-    somebody answers it. An audit answer that is taken back opens its place, and the certificate
-    uses only what comes before it until it is answered again (``audit_session`` says why that is
-    sound). Nothing that a closed audit counted can be taken back; edit the image instead.
+    Where only a machine had, the answer is withdrawn and the machine's label stands as it was; such
+    an image leads the queue until somebody answers it. An audit answer that is taken back opens its
+    place, and the certificate uses only what comes before it until it is answered again
+    (``audit_session`` says why that is sound). Nothing that a closed audit counted can be taken
+    back; edit the image instead.
 
     Parameters
     ----------
@@ -105,6 +105,31 @@ class Desk:
             held = self._state
             rows = zip(held.names, held.file, held.good, strict=True)
             return {name: str(file) for name, file, good in rows if good}
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in their order."""
+        return list(self._state.classes)
+
+    @property
+    def skeleton(self) -> dict[str, Any] | None:
+        """``points``, ``edges`` and ``flip`` of the keypoints; None where there are none."""
+        return self._state.skeleton
+
+    def named(self, file: str) -> list[str]:
+        """List the files that a name may mean: that path, or else the paths that end in it."""
+        held = self._state
+        row = held.by_file.get(file)
+        if row is not None and held.good[row]:
+            return [file]
+        last = file.rpartition("/")[2]
+        files = held.file[held.good].tolist()
+        return [str(one) for one in files if str(one).rpartition("/")[2] == last]
+
+    def size_of(self, file: str) -> tuple[int, int]:
+        """Return height and width of an image in pixels; 0 where unknown."""
+        row = self._state.by_file[file]
+        return int(self._state.height[row]), int(self._state.width[row])
 
     @property
     def head(self) -> int:
@@ -288,7 +313,7 @@ class Desk:
         kind : {"audit", "fix"}
         reviewer : str
         holding : collection of str
-            Ids that the page has already; they are held for longer.
+            Ids that the page has already; those that nobody answered yet are held for longer.
         """
         who = self._who(reviewer)
         if kind not in ("audit", "fix"):
@@ -301,10 +326,10 @@ class Desk:
             ]
             for held in holding:
                 # also what a server that was started again does not know to be held
-                fits = held in (self._state.places if kind == "audit" else self._state.images)
-                if fits and self._leases.holder(held) in (None, who):
+                if self._open(kind, held) and self._leases.holder(held) in (None, who):
                     self._leases.take(held, who)
-            token: str | None = next((one for one in mine if one not in holding), None)
+            waiting = (one for one in mine if one not in holding and self._open(kind, one))
+            token: str | None = next(waiting, None)
             if token is None:
                 hand = self._handout
                 token = hand.next_place(who) if kind == "audit" else hand.next_fix(who)
@@ -314,6 +339,17 @@ class Desk:
             if kind == "audit":
                 return self._view.audit_item(token)
             return self._view.plain_item(self._state.images[token], "fix", who)
+
+    def _open(self, kind: Kind, item_id: str) -> bool:
+        """Tell whether an image still waits for an answer in the audit, or in the queue."""
+        if kind == "audit":
+            audit = self._state.audit
+            place = self._state.places.get(item_id)
+            return audit is not None and place is not None and place not in audit.given
+        image = self._state.images.get(item_id)
+        if image is None:
+            return False
+        return not bool(self._state.index.person[self._state.index.position(image)])
 
     def release(self, item_id: str, reviewer: str = "") -> None:
         """Give an image back unanswered; the queue does not offer it to this person again."""
@@ -415,7 +451,8 @@ class Desk:
                 round=terms.round,
             )
             self._state.index.freeze(seq, pool)
-            self._state.open_audit(AuditSession(seq, terms, pool))
+            beside = partly_named(self._state.log, seq, pool)
+            self._state.open_audit(AuditSession(seq, terms, pool, beside))
             return self._state.audit_state() or {}
 
         return self._run(job)
@@ -550,12 +587,16 @@ class Desk:
         return self._run(job)
 
     def confirm_many(
-        self, op: str, rows: Sequence[tuple[str, int, str]], reviewer: str = ""
+        self,
+        op: str,
+        rows: Sequence[tuple[str, int, str | Sequence[str | None]]],
+        reviewer: str = "",
     ) -> dict[str, Any]:
         """Decide many images at once: ``(id, base, class)`` each, all or none.
 
         The current findings are confirmed with their boxes, keypoints and masks; the class of a
-        single finding may be another one.
+        single finding may be another one. In place of one class there may be a list with the class
+        of each current finding, None for one that is not there; nothing else is there then.
 
         Returns
         -------
@@ -568,7 +609,10 @@ class Desk:
             As :meth:`answer`; the first image that is refused is named by its file.
         """
         who = self._who(reviewer)
-        asked_rows = [(str(name), int(base), str(label)) for name, base, label in rows]
+        asked_rows = [
+            (str(name), int(base), label if isinstance(label, str) else list(label))
+            for name, base, label in rows
+        ]
         asked = _digest("confirm", [asked_rows, who])
 
         def job() -> dict[str, Any]:
@@ -593,9 +637,15 @@ class Desk:
         return self._run(job)
 
     def answer_files(
-        self, op: str, rows: Sequence[tuple[str, str]], reviewer: str = ""
+        self,
+        op: str,
+        rows: Sequence[tuple[str, str | Sequence[Mapping[str, Any]]]],
+        reviewer: str = "",
     ) -> dict[str, Any]:
-        """Take a table of ``(file, class)`` as this person's answers, all or none.
+        """Take a table of ``(file, class)`` or ``(file, findings)`` as answers, all or none.
+
+        A class confirms what is there, as in :meth:`confirm_many`; findings are complete, as in
+        :meth:`answer`.
 
         Files that the open audit is about to ask for answer the audit, all others the queue. What
         this says already is passed over, so that a table may be given again with more rows.

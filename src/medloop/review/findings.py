@@ -14,6 +14,7 @@ from medloop.labels import HUMAN, Labels
 
 #: More than a person draws on one image.
 MOST = 1_000
+PLACES = ("box", "keypoints", "mask")
 _FARTHEST = 1e6
 
 
@@ -23,9 +24,9 @@ def plain_findings(labels: Labels, classes: Sequence[str]) -> list[dict[str, Any
     Returns
     -------
     list of dict
-        ``class``, ``class_id``, ``score``, ``source``, ``round``; and, where the table has them,
+        ``class``, ``class_id``, ``score``, ``source``, ``round``; and, where the row has them,
         ``probs`` (by class name), ``box`` (x0, y0, x1, y1), ``keypoints`` (x, y, visibility) and
-        ``mask`` (COCO run lengths).
+        ``mask`` (COCO run lengths). A box or points of zeros alone are none.
 
     Examples
     --------
@@ -44,11 +45,11 @@ def plain_findings(labels: Labels, classes: Sequence[str]) -> list[dict[str, Any
         }
         if labels.probs is not None:
             one["probs"] = dict(zip(classes, labels.probs[row].tolist(), strict=False))
-        if labels.box is not None:
+        if labels.box is not None and labels.box[row].any():
             one["box"] = labels.box[row].tolist()
-        if labels.keypoints is not None:
+        if labels.keypoints is not None and labels.keypoints[row].any():
             one["keypoints"] = labels.keypoints[row].tolist()
-        if labels.mask is not None:
+        if labels.mask is not None and labels.mask[row] is not None:
             one["mask"] = labels.mask[row]
         found.append(one)
     return found
@@ -68,8 +69,9 @@ def read_findings(
     Parameters
     ----------
     findings : sequence of dict
-        ``class`` or ``class_id``, and for all or for none of them ``box``, ``keypoints`` and
-        ``mask``; anything else is passed over. Empty: there is nothing here.
+        ``class`` or ``class_id``, and ``box``, ``keypoints`` and ``mask`` where it has them: one
+        at least, where there are several findings; anything else is passed over. Empty: there is
+        nothing here.
     image : int
     classes : sequence of str
     height, width : int
@@ -97,27 +99,30 @@ def read_findings(
     for one in findings:
         if not isinstance(one, Mapping):
             raise DataError(f"a finding must be a dict, got {type(one).__name__}.")
+    placed = [any(one.get(name) is not None for name in PLACES) for one in findings]
+    if len(findings) > 1 and not all(placed):
+        raise DataError(
+            f"each of {len(findings)} findings needs a box, keypoints or a mask; an image without "
+            "them has one class."
+        )
     columns: dict[str, Any] = {}
     for name, read in (
         ("box", lambda value: _box(value, height, width)),
         ("keypoints", lambda value: _keypoints(value, points)),
         ("mask", lambda value: _mask(value, height, width)),
     ):
-        held = [one.get(name) is not None for one in findings]
-        if any(held):
-            if not all(held):
-                raise DataError(f"either every finding has a {name} or none, got some.")
-            columns[name] = [read(one[name]) for one in findings]
-    if len(findings) > 1 and not columns:
-        raise DataError(
-            f"an image without boxes, keypoints or masks has one class, got {len(findings)}."
-        )
-    if "keypoints" in columns and len({len(one) for one in columns["keypoints"]}) > 1:
-        raise DataError("every finding must have as many keypoints as the others.")
-    if "mask" in columns:
-        masks = np.empty(len(findings), object)
-        masks[:] = columns["mask"]
-        columns["mask"] = masks
+        values = [None if one.get(name) is None else read(one[name]) for one in findings]
+        there = [value for value in values if value is not None]
+        if not there:
+            continue
+        if name == "mask":
+            columns[name] = np.empty(len(findings), object)
+            columns[name][:] = values
+            continue
+        if len({len(value) for value in there}) > 1:
+            raise DataError("every finding must have as many keypoints as the others.")
+        nothing = np.zeros_like(np.array(there[0], np.float64))
+        columns[name] = [nothing if value is None else value for value in values]
     return Labels(
         image=np.full(len(findings), image, np.int64),
         class_id=np.array([_class(one, classes) for one in findings], np.int64),

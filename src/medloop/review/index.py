@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.labels import HUMAN, MODEL, Labels
+from medloop.read.parts import stack
 from medloop.store.log import LabelLog
 from medloop.store.view import Look, read_looks
 
@@ -60,6 +60,8 @@ class Index:
         #: Last event in which a person decided each image, a model looked at it; 0 for none.
         self.person = np.zeros(len(ids), np.int64)
         self.model = np.zeros(len(ids), np.int64)
+        #: Last event in which a person decided each image or took that back.
+        self.spoken = np.zeros(len(ids), np.int64)
         #: Images whose last decision was taken back: a person is to look again.
         self.reopened = np.zeros(len(ids), bool)
         #: Images of which a person named some findings, and decided none.
@@ -68,6 +70,7 @@ class Index:
         self._small: dict[int, list[int]] = {}
         self._tables: dict[int, Labels] = {}
         self._decisions: dict[int, list[int]] = {}
+        self._withdrawals: dict[int, list[int]] = {}
         for look in read_looks(log.database):
             self._add(look)
         current = log.current(columns=[])
@@ -88,16 +91,16 @@ class Index:
     def version(self, image: int) -> int:
         """Return the number of the last event that touched an image; 0 for none."""
         at = self.position(image)
-        return max(int(self.person[at]), int(self.model[at]), *self.partly.get(image, [0]))
+        return max(int(self.spoken[at]), int(self.model[at]), *self.partly.get(image, [0]))
 
     def decided(self) -> NDArray[np.bool_]:
         """Tell which images a person decided and did not take back."""
-        return (self.person > 0) & ~self.reopened
+        return self.person > 0
 
     # -- rows ------------------------------------------------------------------------------
 
     def current(self, image: int) -> Labels:
-        """Return the rows of one image that count, as ``LabelLog.current`` would."""
+        """Return the rows of one image that count; places that some lack are empty there."""
         at = self.position(image)
         person = int(self.person[at])
         seq = person or int(self.model[at])
@@ -108,8 +111,11 @@ class Index:
         parts += [self.at(s, image) for s in self.partly.get(image, []) if s > person]
         if not parts:
             return Labels.empty()
-        found = parts[0] if len(parts) == 1 else Labels.concat(parts)
-        return found.with_(looked_at=np.array([image]))
+        if len(parts) == 1:
+            return parts[0]
+        if any(part.probs is None for part in parts if len(part)):
+            parts = [part.with_(probs=None) for part in parts]
+        return stack(parts).with_(looked_at=np.array([image]))
 
     def machine(self, image: int) -> Labels | None:
         """Return the rows of the last model that looked at an image; None where none did."""
@@ -141,31 +147,30 @@ class Index:
         large = [seq for seq, look in self._large.items() if look.saw(image)]
         return sorted({*large, *self._small.get(image, [])})
 
-    def decision(self, image: int) -> int:
-        """Return the last event in which a person decided an image; 0 for none."""
-        return int(self.person[self.position(image)])
+    def last_word(self, image: int) -> int:
+        """Return the last event in which a person decided an image or took that back, or 0."""
+        return int(self.spoken[self.position(image)])
 
     def decision_before(self, image: int, seq: int) -> int:
-        """Return the last event before one in which a person decided an image; 0 for none."""
+        """Return the decision of an image that stood before an event; 0 for none."""
         large = [s for s, look in self._large.items() if s < seq and _holds(look.decided, image)]
         small = [s for s in self._decisions.get(image, []) if s < seq]
-        return max([*large, *small], default=0)
+        last = max([*large, *small], default=0)
+        taken = max((s for s in self._withdrawals.get(image, []) if s < seq), default=0)
+        return last if last > taken else 0
 
     def restored(self, image: int, seq: int) -> Labels:
-        """Return the rows that a person decided in an event; the machine's where ``seq`` is 0."""
-        if seq:
-            rows = self.at(seq, image)
-            return rows[rows.source == HUMAN]
-        rows_or_none = self.machine(image)
-        parts = [] if rows_or_none is None else [rows_or_none]
-        parts += [self.at(s, image) for s in self.partly.get(image, [])]
-        found = Labels.concat(parts) if parts else Labels.empty()
-        return found.with_(looked_at=np.array([image]))
+        """Return the rows that a person decided in an event."""
+        rows = self.at(seq, image)
+        return rows[rows.source == HUMAN]
 
     # -- events ----------------------------------------------------------------------------
 
-    def add(self, seq: int, labels: Labels, *, reopened: Iterable[int] = ()) -> None:
-        """Take a person's decision that was just appended: rows, and images without any."""
+    def add(self, seq: int, labels: Labels, *, withdrawn: bool = False) -> None:
+        """Take a person's decision that was just appended: rows, and images without any.
+
+        With ``withdrawn``, what persons decided of these images was taken back instead.
+        """
         images = labels.looked_at.tolist()
         for image in images:
             self._count(self.current(image), -1)
@@ -176,10 +181,10 @@ class Index:
                 image=labels.image,
                 human=labels.source == HUMAN,
                 looked_at=labels.looked_at,
-                by_person=True,
+                by_person=not withdrawn,
+                withdrawn=withdrawn,
             )
         )
-        self.reopened[self.positions(np.array(list(reopened), np.int64))] = True
         for image in images:
             self._count(self.current(image), 1)
 
@@ -199,9 +204,16 @@ class Index:
     def _add(self, look: Look) -> None:
         mine = np.unique(look.decided())
         decided = self.positions(mine)
-        self.person[decided] = look.seq
+        self.person[decided] = self.spoken[decided] = look.seq
         self.reopened[decided] = False
-        if look.live and not look.partly:
+        if look.withdrawn:
+            taken = self.positions(look.looked_at)
+            # who takes back what nobody decided opens nothing
+            self.reopened[taken] |= self.person[taken] > 0
+            self.person[taken], self.spoken[taken] = 0, look.seq
+            for image in look.looked_at.tolist():
+                self._withdrawals.setdefault(image, []).append(look.seq)
+        elif look.live and not look.partly:
             others = look.looked_at
             if len(mine):
                 others = np.setdiff1d(others, mine)

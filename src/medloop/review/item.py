@@ -35,6 +35,9 @@ class Item:
     others : list of dict
         ``who``, ``when``, ``findings`` of the latest answer of each other person; empty where an
         audit asks.
+    proposed : list of dict
+        Findings that the machine would place where a person placed others; empty where an audit
+        asks, and once a person decided the image.
     classes : list of str
     skeleton : dict or None
         ``points``, ``edges`` and ``flip`` of the keypoints.
@@ -55,6 +58,7 @@ class Item:
     blind: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     others: list[dict[str, Any]] = field(default_factory=list)
+    proposed: list[dict[str, Any]] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     skeleton: dict[str, Any] | None = None
     probability_wrong: float | None = None

@@ -122,7 +122,9 @@ def image_doubts(index: Index, cost: Floats) -> Doubts:
     return Doubts(doubt, value, class_id, score)
 
 
-def reason(doubt: float, *, labelled: bool, looked: bool, reopened: bool) -> str:
+def reason(
+    doubt: float, *, labelled: bool, looked: bool, reopened: bool, proposed: bool = False
+) -> str:
     """Say in a few words why an image stands in the queue.
 
     Examples
@@ -132,6 +134,8 @@ def reason(doubt: float, *, labelled: bool, looked: bool, reopened: bool) -> str
     """
     if reopened:
         return "an answer was taken back"
+    if proposed:
+        return "the machine would place a person's points elsewhere"
     if not looked:
         return "no label yet"
     if not labelled:

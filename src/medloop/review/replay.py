@@ -11,7 +11,8 @@ import numpy as np
 
 from medloop.audit import certified, with_leak
 from medloop.errors import DataError, MedloopError, TamperedError, UsageError
-from medloop.labels import Labels
+from medloop.labels import PARTLY, Labels
+from medloop.read.parts import stack
 from medloop.review.audit_session import METHOD, AuditSession, Place, Terms
 from medloop.review.findings import read_findings
 from medloop.store.event import Event
@@ -54,6 +55,27 @@ def certified_anytime(
     return audit.pool.of(audit.pool.looked_at[made.accepted]), with_leak(said, leak)
 
 
+def partly_named(log: LabelLog, audit: int, pool: Labels) -> Labels:
+    """Return what persons had named of a frozen pool's images without deciding them.
+
+    These rows stand beside the machine's: what an audit asks about is both together.
+
+    Parameters
+    ----------
+    log : LabelLog
+    audit : int
+        Number of the event that froze the pool.
+    pool : Labels
+    """
+    parts = []
+    for event in log.events():
+        if event.looked_by == PARTLY and event.seq < audit:
+            rows = log.labels(event.seq).of(pool.looked_at)
+            if len(rows):
+                parts.append(rows.with_(probs=None))
+    return stack(parts)
+
+
 def replay(
     log: LabelLog, audit: Event, *, classes: tuple[str, ...], until: int | None = None
 ) -> AuditSession:
@@ -76,7 +98,9 @@ def replay(
         An answer is for another image than the order has at its place, or what an event says of
         it does not follow from its rows.
     """
-    session = AuditSession(audit.seq, Terms.of(audit.payload), log.labels(audit.seq))
+    pool = log.labels(audit.seq)
+    beside = partly_named(log, audit.seq, pool)
+    session = AuditSession(audit.seq, Terms.of(audit.payload), pool, beside)
     if len(session) != session.terms.size:
         raise DataError(f"event {audit.seq} froze {len(session)} images, not {session.terms.size}.")
     asked: dict[str, dict[str, Any]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medloop.audit import machine_labels
 from medloop.errors import DataError, UsageError
-from medloop.labels import MODEL, Labels
+from medloop.labels import Labels
+from medloop.read.parts import filled, masks_of
 from medloop.review.audit_session import METHOD, AuditSession, Place, Terms
 from medloop.review.findings import read_findings
 from medloop.review.index import Index
 from medloop.review.queue import class_costs, image_doubts
 from medloop.review.ratings import Ratings
-from medloop.review.replay import KINDS
+from medloop.review.replay import KINDS, partly_named
 from medloop.store.event import FIELDS, Event, from_row
 from medloop.store.images import OK
+from medloop.store.view import WITHDRAWN
 from medloop.store.workspace import Workspace
 
 #: The queue keeps this far away from where the audit will come next.
@@ -60,6 +64,7 @@ class State:
         self.ids: NDArray[np.int64] = table["id"]
         self.file, self.good = table["file"], table["status"] == OK
         self.by_file = {str(name): row for row, name in enumerate(self.file.tolist())}
+        self.known = set(self.ids[self.good].tolist())
         self.height, self.width = table["height"], table["width"]
         events = self.log.events()
         scan = next(event for event in events if event.kind == "scan")
@@ -73,13 +78,14 @@ class State:
             (e.payload["skeleton"] for e in events if isinstance(e.payload.get("skeleton"), dict)),
             None,
         )
+        self.shapes = self._shapes()
         self.costs = class_costs(None, self.classes)
         self.value_images()
         self.orders: dict[tuple[float, ...], NDArray[np.int64]] = {}
         self.ops: dict[str, tuple[str, int, dict[str, Any]]] = {}
         self.done: dict[str, list[Done]] = {}
         self.undone: dict[str, list[Done]] = {}
-        #: By image and event, the decision that an undo or a redo gave again; 0 for the machine's.
+        #: By image and event, the decision that an undo or a redo gave again; 0 for none.
         self.means: dict[tuple[int, int], int] = {}
         self.said: dict[tuple[int, int], list[dict[str, Any]]] = {}
         self.ratings = Ratings()
@@ -100,7 +106,8 @@ class State:
         if drawn and drawn[-1].payload.get("method") == METHOD:
             audit = drawn[-1]
             pool = self.index.table(audit.seq)
-            self.open_audit(AuditSession(audit.seq, Terms.of(audit.payload), pool))
+            beside = partly_named(self.log, audit.seq, pool)
+            self.open_audit(AuditSession(audit.seq, Terms.of(audit.payload), pool, beside))
 
     def open_audit(self, audit: AuditSession) -> None:
         """Take an audit, and name its places."""
@@ -141,12 +148,8 @@ class State:
         done = mine[event.actor].pop()
         others.setdefault(event.actor, []).append(done)
         for image, seq in held.items():
-            before = done.before[image]
-            again = self.meaning(image, before) if event.kind == "undo" else done.held[image]
-            self.means[image, seq] = again
-            at = self.index.position(image)
-            if self.index.person[at] == seq:
-                self.index.reopened[at] = again == 0
+            before = self.meaning(image, done.before[image])
+            self.means[image, seq] = before if event.kind == "undo" else done.held[image]
         if event.kind == "redo":
             self.place_answer(event, done, self.ops[done.op][2])
         elif done.place is not None and self.in_audit(self.ops[done.op][2]):
@@ -222,11 +225,33 @@ class State:
         return {"open": self.certified is None, **self.audit.state()}
 
     def machine_labels(self) -> Labels:
-        """Return the machine's labels of good images about which no person said anything."""
-        index = self.index
-        free = (index.model > 0) & (index.person == 0) & self.good
-        free[index.positions(np.array(sorted(index.partly), np.int64))] = False
-        return self.log.current(source=MODEL).of(self.ids[free])
+        """Return the machine's labels of good images that no person decided."""
+        free = (self.index.model > 0) & (self.index.person == 0) & self.good
+        return machine_labels(self.log).of(self.ids[free])
+
+    def filled(self, labels: Labels) -> Labels:
+        """Add the places that labels of this workspace have, empty where these rows have none.
+
+        A column that some rows lack is dropped wherever labels are read as one table.
+        """
+        columns: dict[str, Any] = {
+            name: filled(labels, name, tail) for name, tail in self.shapes.items() if name != "mask"
+        }
+        if "mask" in self.shapes:
+            columns["mask"] = masks_of(labels)
+        return labels.with_(**columns) if len(labels) else labels
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Say which places labels have that nobody gave by hand here, and the shape of each."""
+        marks = ", ".join("?" * len(KINDS))
+        query = (
+            "SELECT DISTINCT name, tail FROM label JOIN event ON seq = event "  # noqa: S608
+            f"WHERE name IN ('box', 'keypoints', 'mask') AND kind NOT IN ({marks})"
+        )
+        found: dict[str, set[tuple[int, ...]]] = {}
+        for name, tail in self.log.database.all(query, KINDS):
+            found.setdefault(name, set()).add(tuple(json.loads(tail)))
+        return {name: tails.pop() for name, tails in sorted(found.items()) if len(tails) == 1}
 
     def log_event(self, seq: int) -> Event:
         """Read one event."""
@@ -237,26 +262,30 @@ class State:
         """Return the file of an image."""
         return str(self.file[self.index.position(image)])
 
-    def read(self, findings: Sequence[Mapping[str, Any]], image: int) -> Labels:
-        """Read a person's findings on an image."""
+    def read(
+        self, findings: Sequence[Mapping[str, Any]], image: int, *, beyond: bool = False
+    ) -> Labels:
+        """Read a person's findings on an image; a machine's may reach ``beyond`` it."""
         at = self.index.position(image)
         return read_findings(
             findings,
             image=image,
             classes=self.classes,
-            height=int(self.height[at]),
-            width=int(self.width[at]),
+            height=0 if beyond else int(self.height[at]),
+            width=0 if beyond else int(self.width[at]),
             points=None if self.skeleton is None else len(self.skeleton["points"]),
         )
 
 
 def about(event: Event) -> dict[str, Any]:
     """Say who did what and when, for the history of an image."""
-    said = {
+    said: dict[str, Any] = {
         "who": event.actor,
         "when": event.at,
         "round": event.round,
         "what": event.payload.get("what", event.kind),
     }
+    if event.looked_by == WITHDRAWN:
+        said["withdrawn"] = True
     comment = event.payload.get("comment")
     return {**said, "comment": comment} if comment else said

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medloop.errors import DataError, did_you_mean
+from medloop.read.annotations import kind_of
 from medloop.read.table import read_table
 from medloop.review.desk import Desk
+from medloop.review.exchange import read_drawn
+from medloop.review.reports import renew_report
 from medloop.store.files import writing
 
 HEADER = ("file", "label", "score", "probability_wrong", "reason")
@@ -46,7 +50,10 @@ def write_queue(
 
 
 def read_answers(path: Path, answers: Path, *, reviewer: str = "reviewer") -> dict[str, Any]:
-    """Take a table ``file,label`` as a person's answers; rows without a label are passed over.
+    """Take a person's answers: a table ``file,label``, a Label Studio export or a COCO file.
+
+    Rows of a table without a label are passed over; what drawn answers say, and of which images,
+    tells :func:`medloop.review.exchange.read_drawn`.
 
     Returns
     -------
@@ -58,23 +65,14 @@ def read_answers(path: Path, answers: Path, *, reviewer: str = "reviewer") -> di
     DataError
         A file or a class is unknown; nothing of the table is taken then.
     """
-    table = read_table(answers)
     with Desk(path, reviewer_default=reviewer) as desk:
-        files, classes = set(desk.files().values()), desk.home()["classes"]
-        rows = []
-        for line, file, label in zip(table.line, table.file, table.label, strict=True):
-            if file not in files:
-                raise DataError(f"{answers} line {line}: {file} is not an image of {path}.")
-            if label and label not in classes:
-                raise DataError(
-                    f"{answers} line {line}: unknown class {label!r}.{did_you_mean(label, classes)}"
-                )
-            if label:
-                rows.append((file, label))
+        rows: Sequence[tuple[str, Any]]
+        rows = read_drawn(answers, desk) if _is_json(answers) else _rows(answers, path, desk)
         if not rows:
-            raise DataError(f"{answers} has no row with a label.")
-        text = "\n".join(f"{file}\t{label}" for file, label in rows)
-        digest = hashlib.sha256(f"{reviewer}\n{text}".encode()).hexdigest()[:16]
+            what = "no answer of a person" if _is_json(answers) else "no row with a label"
+            raise DataError(f"{answers} has {what}.")
+        text = json.dumps([reviewer, list(rows)], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         # not the digest alone: what was answered otherwise in between counts again
         done = desk.answer_files(f"table-{digest}-{desk.head}", rows)
     said = [
@@ -86,6 +84,28 @@ def read_answers(path: Path, answers: Path, *, reviewer: str = "reviewer") -> di
     if done["may_stop"]:
         said.append(f"Close the audit with: medloop certify {path} --close")
     return {**done, "sentence": " ".join(said)}
+
+
+def _is_json(path: Path) -> bool:
+    return path.is_file() and kind_of(path) in ("coco", "label-studio")
+
+
+def _rows(answers: Path, path: Path, desk: Desk) -> list[tuple[str, str]]:
+    """Read a table, and name the line of what does not fit the workspace."""
+    table = read_table(answers)
+    files = set(desk.files().values())
+    rows = []
+    for line, file, label in zip(table.line, table.file, table.label, strict=True):
+        if file not in files:
+            raise DataError(f"{answers} line {line}: {file} is not an image of {path}.")
+        if label and label not in desk.classes:
+            raise DataError(
+                f"{answers} line {line}: unknown class {label!r}."
+                f"{did_you_mean(label, desk.classes)}"
+            )
+        if label:
+            rows.append((file, label))
+    return rows
 
 
 def list_audit(path: Path, limit: int | None, **terms: Any) -> dict[str, Any]:
@@ -121,14 +141,8 @@ def list_audit(path: Path, limit: int | None, **terms: Any) -> dict[str, Any]:
 
 
 def close_audit(path: Path, *, give_up: bool = False) -> dict[str, Any]:
-    """Close the open audit and write ``certificate.json`` and the report."""
-    from medloop.report.page import write_report
-    from medloop.store.workspace import Workspace
-
+    """Close the open audit, write ``certificate.json``, and the figures and the report anew."""
     with Desk(path) as desk:
         said = desk.finish_audit(give_up=give_up)
-    with Workspace.open(path) as workspace, workspace.locked():
-        metrics = workspace.load_json("metrics.json", None)
-        if metrics is not None:
-            write_report(workspace, metrics)
+        renew_report(path)
     return said

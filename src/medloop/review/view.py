@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.errors import DataError
+from medloop.review.doubts import FILE, read_doubts
 from medloop.review.findings import plain_findings
 from medloop.review.item import Item
 from medloop.review.queue import class_costs, reason
@@ -28,6 +29,9 @@ class View:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        #: What the machine would place elsewhere, by image.
+        self.proposed = read_doubts(state.workspace.path(FILE), state)
+        self._proposed_at = state.index.positions(np.array(sorted(self.proposed), np.int64))
 
     def frame(self, image: int) -> dict[str, Any]:
         """Say what every item says."""
@@ -64,17 +68,20 @@ class View:
         """Show an image with all that is known of it."""
         at = self.state.index.position(image)
         machine = self.state.index.machine(image)
-        history, others = [], {}
+        decided = bool(self.state.index.person[at])
+        history: list[dict[str, Any]] = []
+        others: dict[str, list[dict[str, Any]]] = {}
         for seq in self.state.index.seen_in(image)[-_HISTORY:]:
             about = self.state.events[seq]
             rows = self.rows_said(seq, image)
             history.append({"seq": seq, **about, "findings": rows})
-            if about["what"] in ("audit", "fix", "edit", "redo") and about["who"] != reviewer:
-                others[about["who"]] = {
-                    "who": about["who"],
-                    "when": about["when"],
-                    "findings": rows,
-                }
+            if about["who"] == reviewer:
+                continue
+            mine = others.setdefault(about["who"], [])
+            if about["what"] in ("audit", "fix", "edit", "redo"):
+                mine.append({"who": about["who"], "when": about["when"], "findings": rows})
+            elif about["what"] == "undo" and mine:
+                mine.pop()
         return Item(
             id=self.state.names[at],
             kind=kind,
@@ -82,9 +89,10 @@ class View:
             findings=plain_findings(self.state.index.current(image), self.state.classes),
             suggestion=None if machine is None else plain_findings(machine, self.state.classes),
             history=history,
-            others=list(others.values()),
+            others=[said[-1] for said in others.values() if said],
+            proposed=[] if decided else self.proposed.get(image, []),
             probability_wrong=None if machine is None else float(self.state.doubts.doubt[at]),
-            decided=bool(self.state.index.decided()[at]),
+            decided=decided,
         )
 
     def rows_said(self, seq: int, image: int) -> list[dict[str, Any]]:
@@ -127,7 +135,13 @@ class View:
             "score": None if code < 0 else float(doubts.score[at]),
             "probability_wrong": doubt,
             "value": float(doubts.value[at]),
-            "reason": reason(doubt, labelled=code >= 0, looked=looked, reopened=reopened),
+            "reason": reason(
+                doubt,
+                labelled=code >= 0,
+                looked=looked,
+                reopened=reopened,
+                proposed=int(self.state.ids[at]) in self.proposed,
+            ),
         }
 
     def queued(self, costs: Mapping[str, float] | None = None) -> NDArray[np.int64]:
@@ -146,8 +160,11 @@ class View:
         if self.state.audit is not None and self.state.certified is None:
             free[self.state.pool_at[: self.state.reserve]] = False
         found = order[free[order]]
-        first = self.state.index.reopened[found]
-        return np.concatenate([found[first], found[~first]]) if first.any() else found
+        rank = np.full(len(self.state.ids), 2)
+        rank[self._proposed_at] = 1
+        rank[self.state.index.reopened] = 0
+        first = rank[found]
+        return found[np.argsort(first, kind="stable")] if (first < 2).any() else found
 
     def waiting(self) -> int:
         """Count the undecided images that the open audit keeps out of the queue."""

@@ -27,7 +27,7 @@ from medloop.store.event import (
 )
 from medloop.store.files import read_json, write_json
 from medloop.store.verify import check_chain, check_persons, check_triggers
-from medloop.store.view import read_columns, read_looks, read_undone, winners
+from medloop.store.view import WITHDRAWN, read_columns, read_looks, read_undone, winners
 
 PLAIN = ("image", "class_id", "score", "source", "round")
 EXTRA = ("probs", "box", "keypoints", "mask")
@@ -139,11 +139,13 @@ class LabelLog:
         base : int, optional
             Number of the last event that the caller knows; the write is refused where others
             came in between.
-        looked_by : {"model", "human", "partly"}
+        looked_by : {"model", "human", "partly", "withdrawn"}
             Who examined those images of ``labels.looked_at`` that carry no rows. A person's
             "nothing here" is final for a model, so it has to be said. ``"partly"`` says that the
             rows are a person's and may not be all: they stand until a person decides the image,
-            and models may add to them.
+            and models may add to them. ``"withdrawn"`` takes back what persons decided so far of
+            ``labels.looked_at``, which then counts as if no person had decided it; such an event
+            has no rows.
 
         Raises
         ------
@@ -189,12 +191,14 @@ class LabelLog:
         base: int | None,
         looked_by: str,
     ) -> int:
-        if looked_by not in (MODEL, HUMAN, PARTLY):
-            raise DataError(
-                f"looked_by must be {MODEL!r}, {HUMAN!r} or {PARTLY!r}, got {looked_by!r}."
-            )
+        known = (MODEL, HUMAN, PARTLY, WITHDRAWN)
+        if looked_by not in known:
+            names = ", ".join(map(repr, known))
+            raise DataError(f"looked_by must be one of {names}, got {looked_by!r}.")
         if looked_by == PARTLY and labels is not None and (labels.source != HUMAN).any():
             raise DataError(f"rows of an event that was looked at {PARTLY!r} must be a person's.")
+        if looked_by == WITHDRAWN and (labels is None or len(labels)):
+            raise DataError(f"an event that is {WITHDRAWN!r} must name images and hold no rows.")
         columns = [] if labels is None else to_columns(labels)
         content = {
             "kind": kind,
@@ -284,7 +288,7 @@ class LabelLog:
         makes all model rows of that image vanish. Among persons the latest event that decided the
         image wins; among models, the latest event that looked at it and was not rolled back.
         Rows of events that a person looked at ``"partly"`` stand beside a model's, until a person
-        decides the image.
+        decides the image. Decisions that were ``"withdrawn"`` do not count.
         As in ``Labels.concat``, a column that some of the rows lack is dropped from all.
 
         Parameters

@@ -11,7 +11,7 @@ from medloop.errors import DataError, TamperedError
 from medloop.store.columns import ColumnDigest, rows_digest
 from medloop.store.database import Database
 from medloop.store.event import FIELDS, GENESIS, TRIGGERS, event_hash
-from medloop.store.view import read_looks, winners
+from medloop.store.view import decided, read_looks, winners
 
 
 def check_triggers(database: Database) -> None:
@@ -39,14 +39,12 @@ def check_chain(database: Database) -> int:
 
 
 def check_persons(database: Database) -> None:
-    """Refuse a view in which a model's label stands where a person decided."""
+    """Refuse a view in which a model's label stands where a person's decision does."""
     looks = read_looks(database)
     kept, _ = winners(looks)
-    if not looks:
-        return
-    decided = np.concatenate([look.decided() for look in looks])
+    final = decided(looks)
     for look in looks:
-        bad = kept[look.seq] & ~look.human & np.isin(look.image, decided)
+        bad = kept[look.seq] & ~look.human & np.isin(look.image, final)
         if bad.any():
             image = int(look.image[np.argmax(bad)])
             raise TamperedError(

@@ -13,6 +13,9 @@ from medloop.labels import HUMAN, MODEL, PARTLY
 from medloop.store.columns import from_chunks
 from medloop.store.database import Database
 
+#: A person takes back what persons decided of these images; such an event has no rows.
+WITHDRAWN = "withdrawn"
+
 
 @dataclass(frozen=True)
 class Look:
@@ -34,6 +37,8 @@ class Look:
         Whether a person examined those that carry no rows.
     partly : bool
         Whether the person named only some of what the images hold, and decided none of them.
+    withdrawn : bool
+        Whether what persons had decided of these images was taken back.
     """
 
     seq: int
@@ -43,10 +48,11 @@ class Look:
     looked_at: NDArray[np.int64]
     by_person: bool
     partly: bool = False
+    withdrawn: bool = False
 
     def decided(self) -> NDArray[np.int64]:
         """List the images that a person decided here, by rows or by finding nothing."""
-        if self.partly:
+        if self.partly or self.withdrawn:
             return np.empty(0, np.int64)
         mine = self.image[self.human]
         if self.by_person:
@@ -55,16 +61,27 @@ class Look:
 
 
 def winners(looks: list[Look]) -> tuple[dict[int, NDArray[np.bool_]], NDArray[np.int64]]:
-    """Say which rows of each event are current, by its number, and which images were looked at."""
+    """Say which rows of each event are current, by its number, and which images were looked at.
+
+    An image that a person decided and took back counts as if nobody had decided it.
+    """
     decided = [look.decided() for look in looks]
-    seen = [look.looked_at for look in looks if look.live]
+    seen = [look.looked_at for look in looks if look.live or look.withdrawn]
     named = [look.image for look in looks if look.partly]
     ids = np.asarray(_union([*decided, *seen, *named]), np.int64)
     person, model = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+    known = np.zeros(len(ids), bool)
     for look, mine in zip(looks, decided, strict=True):
         person[_position(ids, mine)] = look.seq
-        if look.live and not look.partly:
-            model[_position(ids, look.looked_at)] = look.seq
+        if look.withdrawn:
+            person[_position(ids, look.looked_at)] = 0
+        elif look.partly:
+            known[_position(ids, look.image)] = True
+            if look.live:
+                known[_position(ids, look.looked_at)] = True
+        elif look.live:
+            at = _position(ids, look.looked_at)
+            model[at[person[at] != look.seq]] = look.seq
     kept = {}
     for look in looks:
         kept[look.seq] = np.zeros(len(look.image), bool)
@@ -75,7 +92,21 @@ def winners(looks: list[Look]) -> tuple[dict[int, NDArray[np.bool_]], NDArray[np
         by_person = look.human[rows] & last
         by_model = (person[at] == 0) & (model[at] == look.seq)
         kept[look.seq][rows] = by_person | by_model
-    return kept, ids
+    return kept, ids[known | (person > 0) | (model > 0)]
+
+
+def decided(looks: list[Look]) -> NDArray[np.int64]:
+    """List the images that a person decided and nobody took back after."""
+    none = np.empty(0, np.int64)
+    said = [(look.decided(), look.seq) for look in looks]
+    said += [(look.looked_at, -look.seq) for look in looks if look.withdrawn]
+    image = np.concatenate([none, *(images for images, _ in said)])
+    seq = np.concatenate([none, *(np.full(len(images), number) for images, number in said)])
+    ids, at = np.unique(image, return_inverse=True)
+    last, taken = np.zeros((2, len(ids)), np.int64)
+    np.maximum.at(last, at, seq)
+    np.maximum.at(taken, at, -seq)
+    return np.asarray(ids[last > taken])
 
 
 def _unique(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -136,6 +167,7 @@ def read_looks(database: Database) -> list[Look]:
                 looked_at=columns["looked_at"] if "looked_at" in columns else _unique(image),
                 by_person=looked_by == HUMAN,
                 partly=looked_by == PARTLY,
+                withdrawn=looked_by == WITHDRAWN,
             )
         )
     return looks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,10 +10,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medloop.choose import Choice, choose
+from medloop.choose import Choice, choose, resized, vote
 from medloop.dataset import Dataset
 from medloop.errors import DataError
 from medloop.labels import Labels
+from medloop.overlap import iou
 from medloop.progress import Progress, silent
 from medloop.proposals import Masks, make_proposer
 from medloop.region_ranking import Ranking
@@ -23,7 +23,6 @@ from medloop.students.logistic import labels_of
 from medloop.students.student import Student
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 #: A class of which the detector found nothing is this likely to it, before the shares sum to 1.
 _NOTHING = 0.02
@@ -53,6 +52,8 @@ class Localizer:
         Whether activation maps are fused from several layers, see :func:`maps_of`.
     temperature : float
         Divides the logits.
+    said : tuple of str
+        What a person should know of how it was made, in sentences.
     """
 
     name: ClassVar[str] = "localizer"
@@ -66,6 +67,7 @@ class Localizer:
     background: tuple[int, ...] = ()
     fine: bool = True
     temperature: float = 1.0
+    said: tuple[str, ...] = ()
 
     def with_temperature(self, temperature: float) -> Self:
         """Return the same student with another temperature."""
@@ -77,42 +79,99 @@ class Localizer:
         A box of zeros says that there is none.
         """
         labels, found = self._decided(dataset, progress)
-        if found is not None:
-            box = best_boxes(found, dataset, labels.class_id)
+        if self.detector is None:
+            box, _ = self.chosen(dataset, labels.class_id, progress=progress)
         else:
-            box = self.chosen(dataset, labels.class_id, progress=progress)
+            box, _ = best_boxes(found, dataset, labels.class_id)
         box[np.isin(labels.class_id, self.background)] = 0.0
-        return labels.with_(box=box.astype(np.float32).astype(np.float64))
+        return labels.with_(box=single(box))
 
     def decide(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
         """Return one row an image, in the order of the data set, with ``probs`` alone."""
-        return self._decided(dataset, progress)[0]
+        return self._decided(dataset, progress, probs_only=True)[0]
 
-    def _decided(self, dataset: Dataset, progress: Progress) -> tuple[Labels, Labels | None]:
-        """Decide the class of every image; return what the detector found, too."""
-        if len(dataset) == 0:
-            probs = np.empty((0, len(dataset.classes)))
-            return Labels.empty().with_(probs=probs), None
-        probs = np.asarray(self.classifier.label(dataset, progress=progress).probs, np.float64)
-        found = None
-        if self.detector is not None:
+    def locate(
+        self, dataset: Dataset, class_id: ArrayLike, *, progress: Progress = silent
+    ) -> Labels:
+        """Return the place of each image's class, which somebody has said.
+
+        As the loop itself does it in images that it has not learned from: activation map and
+        detector vote, see :func:`place`; the published way asks the
+        detector alone.
+
+        Parameters
+        ----------
+        dataset : Dataset
+        class_id : (n,) int
+        progress : Progress
+
+        Returns
+        -------
+        Labels
+            One row an image, in the order of the data set, with ``box`` and the score of the
+            place. A box of zeros, with a score of 0, says that there is none.
+        """
+        wanted = np.asarray(class_id, np.int64)
+        if self.detector is None:
+            box, score = self.chosen(dataset, wanted, progress=progress)
+        else:
             found = self.detector.label(dataset, progress=progress)
-            probs = fused(probs, seen(found, dataset, len(dataset.classes)), self.share)
+            box, score = best_boxes(found, dataset, wanted)
+            if self.fine:
+                box, score = self.chosen(dataset, wanted, found=found, progress=progress)
+        nowhere = np.isin(wanted, self.background)
+        box[nowhere], score[nowhere] = 0.0, 0.0
+        return Labels(
+            image=dataset.id,
+            class_id=wanted,
+            score=single(score),
+            box=single(box),
+            looked_at=dataset.id,
+        )
+
+    def _decided(
+        self, dataset: Dataset, progress: Progress, *, probs_only: bool = False
+    ) -> tuple[Labels, Labels]:
+        """Decide the class of every image; return what the detector found, too."""
+        n_classes = len(dataset.classes)
+        found = Labels.empty()
+        if len(dataset) == 0:
+            return Labels.empty().with_(probs=np.empty((0, n_classes))), found
+        if self.detector is not None and not (probs_only and self.share == 0):
+            found = self.detector.label(dataset, progress=progress)
+        if self.detector is not None and self.share == 1:
+            probs = seen(found, dataset, n_classes)
+        else:
+            said = self.classifier.label(dataset, progress=progress)
+            probs = np.asarray(said.probs, np.float64)
+            if self.share > 0:
+                probs = fused(probs, seen(found, dataset, n_classes), self.share)
         return labels_of(dataset, tempered(probs, self.temperature)), found
 
     def chosen(
-        self, dataset: Dataset, class_id: ArrayLike, *, progress: Progress = silent
-    ) -> Floats:
-        """Choose (n, 4) boxes by the activation map of these classes, without a detector."""
-        maps = maps_of(self.classifier, dataset, class_id, fine=self.fine, progress=progress)
+        self,
+        dataset: Dataset,
+        class_id: ArrayLike,
+        *,
+        found: Labels | None = None,
+        progress: Progress = silent,
+    ) -> tuple[Floats, Floats]:
+        """Choose (n, 4) boxes of these classes by the map, and by what a detector found.
+
+        The second array is the score of each.
+        """
+        wanted = np.asarray(class_id, np.int64)
+        maps = maps_of(self.classifier, dataset, wanted, fine=self.fine, progress=progress)
         proposer = make_proposer(self.proposals, self.proposal_options)
-        box = np.zeros((len(dataset), 4))
-        for row, image in enumerate(dataset.id.tolist()):
+        box, score = np.zeros((len(dataset), 4)), np.zeros(len(dataset))
+        for row, (image, k) in enumerate(zip(dataset.id.tolist(), wanted.tolist(), strict=True)):
             pixels = dataset.image(image)
             masks = proposer.propose(pixels)
-            box[row] = choose(maps[row], masks, self.choice, image=pixels).box[0]
+            box[row], score[row] = place(
+                maps[row], masks, self.choice, pixels, seen_in(found, image, k)
+            )
             progress("choosing boxes", row + 1, len(dataset))
-        return box
+        return box, score
 
     def save(self, folder: Path) -> None:
         """Write both students into folders of their own, and how they are joined."""
@@ -143,6 +202,7 @@ class Localizer:
                     "background": list(self.background),
                     "fine": self.fine,
                     "temperature": self.temperature,
+                    "said": list(self.said),
                 },
             },
         )
@@ -180,6 +240,7 @@ class Localizer:
                 background=tuple(about["background"]),
                 fine=about["fine"],
                 temperature=about["temperature"],
+                said=tuple(about["said"]),
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(f"{folder} holds no readable student: {error}.") from None
@@ -258,19 +319,90 @@ def best_share(one: Floats, other: Floats, class_id: ArrayLike) -> float:
     return SHARES[int(np.argmax(fits))]
 
 
-def best_boxes(found: Labels, dataset: Dataset, class_id: ArrayLike) -> Floats:
-    """Return (n, 4) the surest box of each image's class; of any class where it has none.
+def best_boxes(found: Labels, dataset: Dataset, class_id: ArrayLike) -> tuple[Floats, Floats]:
+    """Return (n, 4) the surest box of each image's class, or of any class where it has none.
 
-    Zeros where nothing was found at all.
+    The second array holds the scores. Zeros where nothing was found at all.
+
+    Examples
+    --------
+    >>> from medloop.dataset import ArrayPixels
+    >>> dataset = Dataset(pixels=ArrayPixels({}), file=["a", "b"], classes=["x", "y"])
+    >>> found = Labels(image=[0, 0], class_id=[0, 1], score=[0.9, 0.4],
+    ...                box=[[0, 0, 1, 1], [2, 2, 4, 4]])
+    >>> best_boxes(found, dataset, [1, 1])[0].tolist()
+    [[2.0, 2.0, 4.0, 4.0], [0.0, 0.0, 0.0, 0.0]]
     """
     wanted = np.asarray(class_id, np.int64)
-    at = dataset.position(found.image)
-    own = found.class_id == wanted[at]
-    # the last one written stands: the surest of its own class
-    order = np.lexsort((found.score, own))
-    box = np.zeros((len(dataset), 4))
-    box[at[order]] = found.boxes[order]
-    return box
+    box, score = np.zeros((len(dataset), 4)), np.zeros(len(dataset))
+    if len(found):
+        at = dataset.position(found.image)
+        own = found.class_id == wanted[at]
+        # the last one written stands: the surest of its own class
+        order = np.lexsort((found.score, own))
+        box[at[order]], score[at[order]] = found.boxes[order], found.score[order]
+    return box, score
+
+
+#: What a detector found in one image, of one class: (k, 4) boxes and (k,) scores.
+Found = tuple[Floats, Floats]
+#: A detector's finding that is less sure than this does not vote.
+_SURE = 0.3
+
+
+def seen_in(found: Labels | None, image: int, class_id: int) -> Found | None:
+    """Return what was found of one class in one image; None without a detector."""
+    if found is None:
+        return None
+    mine = found[(found.image == image) & (found.class_id == class_id)]
+    if len(mine) == 0:
+        return np.empty((0, 4)), np.empty(0)
+    return mine.boxes, mine.score
+
+
+def place(
+    values: Floats, masks: Masks, choice: Choice, pixels: NDArray[Any], found: Found | None
+) -> tuple[Floats, float]:
+    """Choose the box of one image by its map, and let a detector vote where there is one.
+
+    Parameters
+    ----------
+    values : (h, w) float
+        Activation map, by a classifier that has not learned from the image.
+    masks : Masks
+    choice : Choice
+    pixels : array
+        The image as stored.
+    found : (boxes, scores), optional
+        What a detector that has not learned from it found of the class.
+
+    Returns
+    -------
+    box : (4,) float
+    score : float
+        In [0, 1]: that of the rule; with a detector the mean overlap of the votes with the box.
+    """
+    one = choose(values, masks, choice, image=pixels)
+    if found is None:
+        return one.box[0], float(np.clip(one.score[0], 0, 1))
+    boxes, scores = found
+    size = masks.size
+    drawn = box_map(boxes, scores, size)
+    joined = (resized(values, (drawn.shape[0], drawn.shape[1])) + drawn) / 2
+    both = choose(joined, masks, choice, image=pixels)
+    votes, weight = [one.box[0], both.box[0]], [1.0, 1.0]
+    if len(scores) and scores.max() >= _SURE:
+        best = int(np.argmax(scores))
+        votes.append(boxes[best])
+        weight.append(1.0 + float(scores[best]))
+    box = vote(votes, weight)
+    agreed = np.average(iou(box[None], np.array(votes))[0], weights=weight)
+    return box, float(np.clip(agreed, 0, 1))
+
+
+def single(values: Floats) -> Floats:
+    """Round to what 32 bits hold, so that a round read back is the round that was written."""
+    return values.astype(np.float32).astype(np.float64)
 
 
 def box_map(boxes: Floats, score: Floats, size: tuple[int, int], *, side: int = 56) -> Floats:
@@ -299,7 +431,3 @@ def box_map(boxes: Floats, score: Floats, size: tuple[int, int], *, side: int = 
         away = np.maximum((2 * np.abs(at - x) / w)[None, :], (2 * np.abs(at - y) / h)[:, None])
         drawn = np.maximum(drawn, weight / (1 + away**8))
     return drawn
-
-
-#: Gives the masks of an image by its id.
-MasksOf = Callable[[int], Masks]

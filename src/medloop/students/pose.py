@@ -33,7 +33,7 @@ _LABEL_BATCH = 64
 _SLACK = 1.0  # of the box's longer side: kept around it, so that crops can turn and zoom
 _MARGIN = 0.3  # of the box's longer side: what the network sees around it
 _ZOOM = (1 + _SLACK) / (1 + _MARGIN)
-_APART = 0.08  # of the root of the area: so far apart, points halve the score
+_APART = 0.06  # of the root of the area: so far apart, points halve the score
 _VIEWS = ((False, 1.0), (True, 1.0), (False, 0.85), (True, 1.15))  # mirrored, zoom
 
 

@@ -1,0 +1,1 @@
+"""The web app and API that label images with the model of a workspace; nothing is kept."""

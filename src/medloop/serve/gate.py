@@ -1,0 +1,120 @@
+"""The guard of the review app, with room for uploads."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from medloop.review.web import security
+from medloop.review.web.security import (
+    Access,
+    Addresses,
+    App,
+    Guard,
+    Message,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+)
+from medloop.serve.body import too_much
+from medloop.serve.upload import Limits
+
+#: Where files may be sent; they change nothing here, so that they need no write token.
+UPLOADS = ("/v1/predict", "/v1/activation")
+#: What needs no token: coming, going, their style, and whether the server lives.
+OPEN_PATHS = ("/login", "/logout", "/static/", "/health")
+
+#: A refused client that is still sending is listened to for so long, so that it reads the reason.
+_DRAIN_SECONDS = 10.0
+_DRAIN_BYTES = 1_000_000_000
+
+
+class Gate(Guard):
+    """Check every request as :class:`Guard` does; uploads may be larger, and are not kept.
+
+    Parameters
+    ----------
+    app : ASGI application
+    access : Access
+    addresses : Addresses
+    limits : Limits
+    """
+
+    def __init__(self, app: App, *, access: Access, addresses: Addresses, limits: Limits) -> None:
+        super().__init__(app, access=access, addresses=addresses, open_paths=OPEN_PATHS)
+        self.limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in UPLOADS:
+            await self._upload(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ended = False
+
+        async def listening() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended |= message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        async def answering(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                held = list(message.get("headers", []))
+                said = {name.lower() for name, _ in held}
+                held += [pair for pair in security._HEADERS if pair[0] not in said]
+                if not ended:
+                    held.append((b"connection", b"close"))
+                message = {**message, "headers": held}
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if last and not ended:
+                # the whole answer goes out at once; a client that sends first reads it afterwards
+                await send({**message, "more_body": True})
+                await _drain(listening)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        refused = self._refused_upload(scope)
+        if refused is None:
+            await self.app(scope, listening, answering)
+        else:
+            await security._answer(answering, refused)
+
+    def _refused_upload(self, scope: Scope) -> Refusal | None:
+        raw = scope["headers"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+        length = headers.get("content-length", "0")
+        if not length.isdecimal():
+            return Refusal(400, "the length of the request is no number.")
+        # who may ask is asked first; how much may be sent differs
+        asking = {
+            **scope,
+            "method": "GET",
+            "headers": [h for h in raw if h[0] != b"content-length"],
+        }
+        asking["headers"] = [h for h in asking["headers"] if h[0] != b"sec-fetch-mode"]
+        scope.setdefault("state", {})
+        asking["state"] = scope["state"]
+        refused = self._refused(asking)
+        if refused is not None:
+            return replace(refused, status=401, location="") if refused.location else refused
+        if int(length[:18]) > self.limits.request:
+            return Refusal(413, too_much(self.limits))
+        return None
+
+
+async def _drain(receive: Receive) -> None:
+    """Read and forget what a client still sends, up to a limit."""
+    size = 0
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while size < _DRAIN_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
