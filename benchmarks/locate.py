@@ -78,7 +78,7 @@ class Task:
         return Labels(
             image=np.repeat(images, count),
             class_id=np.repeat(self.class_id[rows], count),
-            box=np.concatenate([self.truth[row] for row in rows]).reshape(-1, 4),
+            box=np.concatenate([np.empty((0, 4)), *(self.truth[row] for row in rows)]),
             source=np.full(sum(count), HUMAN),
             looked_at=images,
         )
@@ -337,8 +337,9 @@ def rounds_of(
         options |= {"epochs": options["max_steps"]}
     rounds = args.rounds if mode == "ours" else args.faithful_rounds
     config, _ = recipe(task, mode, rounds, args.seed, options)
-    few = task.boxes(given).with_(source=np.full(len(task.boxes(given)), HUMAN))
-    config = config.with_boxes(few, note=lambda said: print(said, file=sys.stderr, flush=True))
+    config = config.with_boxes(
+        task.boxes(given), note=lambda said: print(said, file=sys.stderr, flush=True)
+    )
     step = config.steps(task.dataset, task.known, student, folder=args.cache)  # type: ignore[arg-type]
     found = []
     for made in closed_loop(task.known, step, rounds=rounds, changed=lambda a, b: 1):

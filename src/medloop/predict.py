@@ -47,9 +47,9 @@ def predict_images(
     results: one entry an object, with ``image_id`` counting the images in their order,
     ``file_name``, ``category_id`` counting the classes from 1, ``bbox``, ``score``, and where it
     has them ``keypoints`` and ``probs`` by class. A model of places writes the same, one entry an
-    image with the likeliest class and its place, a box of zeros where that shows nowhere. Images are read, labelled and written chunk by
-    chunk, so that memory does not grow with their number. One that cannot be read is named on
-    stderr and left out.
+    image: the likeliest class and its place, a box of zeros where it shows nowhere. Images are
+    read, labelled and written chunk by chunk, so that memory does not grow with their number. One
+    that cannot be read is named on stderr and left out.
 
     Raises
     ------

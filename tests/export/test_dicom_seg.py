@@ -14,6 +14,7 @@ from medloop.errors import DataError
 from medloop.export import dicom_seg
 from medloop.export.dicom_source import SCHEME, code_value, export_dicom, unchecked
 from medloop.labels import Labels
+from medloop.read.listing import list_images
 
 MODEL_HASH = "ab" * 32
 
@@ -202,7 +203,7 @@ def test_a_series_that_fills_the_memory_is_cut(images, tmp_path, monkeypatch):
     folder, files = images
     labels = drawn(folder, files)
     make(tmp_path / "ws", folder, files, labels)
-    monkeypatch.setattr(dicom_seg, "MEMORY", 1_500)
+    monkeypatch.setattr(dicom_seg, "MEMORY", 600)
     monkeypatch.setattr("medloop.export.blocks.IMAGES", 3)
     monkeypatch.setattr("medloop.export.dicom_source._IMAGES", 2)
     export_dicom(tmp_path / "ws", tmp_path / "out", format="dicom-seg")
@@ -315,6 +316,24 @@ def test_what_does_not_read_back_is_not_delivered(images, tmp_path, monkeypatch,
     assert not list(tmp_path.glob("*out*"))
 
 
+def test_files_that_are_known_by_a_pseudonym(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLOOP_SECRET", str(tmp_path / "secret"))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(images[0] / "cr1.dcm", folder / "Planted Person.dcm")
+    listing = list_images(folder, need_labels=False)
+    (file,) = listing.table.file
+    assert "Planted" not in file
+    mask = np.empty(1, object)
+    mask[0] = masks.encode(np.ones((15, 21)))
+    labels = Labels(image=[0], class_id=[0], source=["human"], mask=mask)
+    make(tmp_path / "ws", folder, [file], labels, pixels=listing.pixels)
+    done = export_dicom(tmp_path / "ws", tmp_path / "out", format="dicom-seg", deidentified=True)
+    assert done.labels == 1
+    (path,) = written(tmp_path / "out")
+    assert pydicom.dcmread(path).PatientID == listing.table.patient[0]
+
+
 def test_headers_with_odd_values(tmp_path, images):
     folder = shutil.copytree(images[0], tmp_path / "images")
     odd = pydicom.dcmread(folder / "cr1.dcm")
@@ -344,8 +363,6 @@ def test_headers_with_odd_values(tmp_path, images):
 
 @pytest.mark.data
 def test_real_files_carry_segmentations(data_folder, tmp_path, monkeypatch):
-    from medloop.read.listing import list_images
-
     monkeypatch.setenv("MEDLOOP_SECRET", str(tmp_path / "secret"))
     folder = tmp_path / "images"
     folder.mkdir()

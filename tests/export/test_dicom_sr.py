@@ -169,7 +169,7 @@ def test_highdicom_reads_who_gave_the_labels(images, tmp_path):
     labels = drawn(files)
     make(tmp_path / "ws", folder, files, labels, skeleton=POINTS, model=MODEL_HASH)
     export_dicom(tmp_path / "ws", tmp_path / "out", format="dicom-sr")
-    seen = set()
+    seen, found = set(), []
     for path in written(tmp_path / "out"):
         made = highdicom.sr.srread(path)
         assert str(made.PatientName) == "Planted^Personé"
@@ -179,8 +179,11 @@ def test_highdicom_reads_who_gave_the_labels(images, tmp_path):
         names = {str(one.observer_identifying_attributes.name) for one in person}
         groups = made.content.get_planar_roi_measurement_groups()
         for group in groups:
+            found += [group.roi.value[[0, 2]].ravel().tolist()]
             texts = {item.TextValue for item in children(group[0], "111002")}
             seen.add((frozenset(names), frozenset(texts)))
+    boxes = labels.box[labels.box.any(axis=1)].astype(np.float32).astype(float)
+    assert sorted(found) == sorted(boxes.tolist())
     by_model = frozenset(("round=2", f"model_sha256={MODEL_HASH}"))
     assert {texts for _, texts in seen} == {by_model, frozenset()}
     assert {names for names, texts in seen if not texts} == {frozenset(("Person^Unnamed",))}
@@ -251,11 +254,28 @@ def test_other_images_are_left_out(images, tmp_path):
     assert not (tmp_path / "out2").exists()
 
 
+def test_the_verb_says_that_identifiers_leave(images, tmp_path, medloop):
+    folder, files = images
+    make(tmp_path / "ws", folder, files, drawn(files), skeleton=POINTS)
+    said = medloop("export", tmp_path / "ws", "--format", "dicom-sr", "--out", tmp_path / "out")
+    assert said.code == 0
+    assert "the files carry the patient's name" in said.err
+    png = tmp_path / "png"
+    png.mkdir()
+    Image.new("L", (10, 12), 3).save(png / "a.png")
+    make(tmp_path / "ws2", png, ["a.png"], Labels(image=[0], class_id=[0], source=["human"]))
+    for name in ("dicom-sr", "dicom-seg"):
+        said = medloop("export", tmp_path / "ws2", "--format", name, "--out", tmp_path / "no")
+        assert said.code == 1
+        assert len(said.err.splitlines()) == 1
+
+
 def test_formats_and_folders_that_cannot_be(images, tmp_path):
     folder, files = images
     make(tmp_path / "ws", folder, files, drawn(files), skeleton=POINTS)
-    with pytest.raises(UsageError, match="dicom-xr"):
-        export_dicom(tmp_path / "ws", tmp_path / "out", format="dicom-xr")
+    for name in ("dicom-xr", "csv"):
+        with pytest.raises(UsageError, match=name):
+            export_dicom(tmp_path / "ws", tmp_path / "out", format=name)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     with pytest.raises(UsageError, match="not empty"):

@@ -127,7 +127,7 @@ def test_what_moves_under_mirroring_is_neither_label_nor_background(dataset, kno
     seer = Seer(truth, moves=0.5)
     config = settings(rounds=1)
     first, second = rounds_of(config, dataset, known, seer)
-    assert (first.best.labels.score < config.least).all()
+    assert (first.best.labels.score < config.confidence).all()
     fit = [one for one in seer.diary if one[0] == "fit"][3]
     assert fit[1].box.tolist() == known.box.tolist()  # no machine label is learned
     ignored = fit[3]

@@ -28,6 +28,7 @@ def new_page(browser):
     def make(**options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         context.set_default_timeout(8000)
+        context.add_cookies([*web_running.ADMITTED.values()])
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))

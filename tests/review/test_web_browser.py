@@ -577,8 +577,8 @@ def test_the_next_pictures_are_there_before_the_key(tmp_path, new_page):
 
 def test_work_goes_on_when_the_server_is_started_again(tmp_path, new_page):
     path = class_workspace(tmp_path, 8, size=24)
-    page = new_page()
     with running(path, reviewer="ana") as serving:
+        page = new_page()
         port = int(serving.address.rsplit(":", 1)[1].strip("/"))
         page.goto(serving.address + "fix")
         first = ready(page)
@@ -589,6 +589,13 @@ def test_work_goes_on_when_the_server_is_started_again(tmp_path, new_page):
     page.wait_for_selector(".toast.bad:not([hidden])")
     assert page.locator(".bench").get_attribute("data-waiting") == "2"
     with running(path, reviewer="ana", port=port) as serving:
+        # the session is a new one: its address, opened in another tab, lets the first go on
+        page.wait_for_function(
+            "() => document.querySelector('.toast').textContent.includes('started again')"
+        )
+        door = page.context.new_page()
+        door.goto(serving.entry)
+        door.wait_for_url(serving.address)
         settled(page)
         assert page.locator(".toast.bad:not([hidden])").count() == 0
         for item, name in ((first, "spiculated"), (second, "round")):

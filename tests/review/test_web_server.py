@@ -278,7 +278,8 @@ def test_a_foreign_host_is_refused(site, host):
 def test_our_own_names_are_answered(site):
     port = site.address.rsplit(":", 1)[1].strip("/")
     for host in ("localhost", "127.0.0.1", "127.0.0.9", "[::1]", "LOCALHOST"):
-        assert httpx.get(site.address, headers={"Host": f"{host}:{port}"}).status_code == 200
+        headers = {"Host": f"{host}:{port}", "Authorization": f"Bearer {site.session}"}
+        assert httpx.get(site.address, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -349,6 +350,7 @@ def test_no_path_leads_to_a_file(site):
                 with socket.create_connection((host, port), 5) as raw:
                     raw.sendall(
                         f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+                        f"Authorization: Bearer {site.session}\r\n"
                         "Connection: close\r\n\r\n".encode()
                     )
                     said = b""
@@ -433,6 +435,45 @@ def test_tokens_name_the_reviewers(tmp_path):
         assert done == ["ana"]
 
 
+def test_another_user_of_this_machine_is_not_the_reviewer(tmp_path):
+    path = class_workspace(tmp_path, 3, size=24)
+    with running(path, reviewer="ana") as serving, running_twice(tmp_path) as other:
+        assert len(serving.session) >= 32
+        assert serving.session != other.session
+        assert serving.entry == f"{serving.address}login#{serving.session}"
+        item = serving.desk.queue(1)[0]
+        with httpx.Client(base_url=serving.address) as nobody:
+            for where in ("/api/home", f"/picture/{item['id']}/full", "/export/labels.csv"):
+                assert nobody.get(where).status_code == 401
+            assert nobody.get("/", headers={"Accept": "text/html"}).headers["location"] == "/login"
+            assert nobody.post("/api/answer", json=answer_of(item, "round")).status_code == 401
+            for wrong in ("", "reviewer", other.session, serving.session[:-1]):
+                assert nobody.post("/login", data={"token": wrong}).status_code == 401
+            done = nobody.post("/login", data={"token": serving.session})
+            assert "samesite=strict" in done.headers["set-cookie"].lower()
+            assert serving.session not in done.headers["set-cookie"]
+            assert nobody.get("/api/session").json()["reviewer"] == "ana"
+            # who has it cannot log out by accident: there is nobody to log in as
+            assert "/logout" not in nobody.get("/").text
+        assert serving.session not in repr(serving)
+
+
+def running_twice(folder):
+    return running(class_workspace(folder / "other", 2, size=24))
+
+
+def test_the_browser_is_opened_by_a_file_that_only_its_user_can_read(tmp_path, monkeypatch):
+    from medloop.cli.review import _open
+
+    asked = []
+    monkeypatch.setattr("webbrowser.open", asked.append)
+    _open("http://127.0.0.1:1/login#secret", tmp_path)
+    (door,) = asked
+    assert "secret" not in door
+    text = (tmp_path / "review.html").read_text()
+    assert "http://127.0.0.1:1/login#secret" in text
+
+
 def events_of(path, kind):
     with Workspace.open(path, read_only=True) as workspace:
         return workspace.log.events(kind)
@@ -487,11 +528,11 @@ def test_addresses_and_sessions():
     assert wide.fits(socket.gethostname())
     assert not wide.fits("evil.org")
     assert not wide.fits("reader.org:81")
-    access = Access("", {"a" * 20: "ana", "b" * 20: "bob"})
+    access = Access({"a" * 20: "ana", "b" * 20: "bob"})
     session = access.login("a" * 20)
     assert access.login("a" * 19) is None
     # the same after a new start, so that nobody logs in twice; another one's is another
-    assert session == Access("", {"a" * 20: "ana"}).login("a" * 20)
+    assert session == Access({"a" * 20: "ana"}).login("a" * 20)
     assert session != access.login("b" * 20)
     assert access.reviewer_of({"cookie": f"medloop_1={session}"}, "medloop_1") == "ana"
     assert access.reviewer_of({"cookie": f"medloop_1={session}"}, "medloop_2") is None
@@ -532,7 +573,7 @@ def test_a_kill_loses_no_acknowledged_answer(tmp_path):
     path = class_workspace(tmp_path, n, size=8)
     acknowledged = {}
     with process(path) as (server, address):
-        port = int(address.rsplit(":", 1)[1].strip("/"))
+        port = int(address.rsplit(":", 1)[1].partition("/")[0])
         with client_of(address) as client:
             rows = client.get(f"/api/queue?limit={n}").json()["rows"]
 

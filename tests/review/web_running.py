@@ -39,6 +39,18 @@ class Client:
         return self.http.post(path, json=body, headers=sent)
 
 
+#: Cookies of the sessions that run, for pages that are opened meanwhile.
+ADMITTED: dict[str, dict[str, str]] = {}
+
+
+def admit(serving: Serving) -> None:
+    """Log in as whoever opens the address that the server prints."""
+    said = httpx.post(serving.address + "login", data={"token": serving.session})
+    assert said.status_code == 303
+    ((name, value),) = said.cookies.items()
+    ADMITTED[serving.address] = {"name": name, "value": value, "url": serving.address}
+
+
 @contextmanager
 def running(path: Path, **options):
     """Serve a workspace from a thread; yields what ``opened`` gives."""
@@ -46,8 +58,11 @@ def running(path: Path, **options):
         thread = threading.Thread(target=serving.run)
         thread.start()
         try:
+            if serving.session:
+                admit(serving)
             yield serving
         finally:
+            ADMITTED.pop(serving.address, None)
             serving.stop()
             thread.join(10)
 
@@ -55,9 +70,12 @@ def running(path: Path, **options):
 @contextmanager
 def client_of(serving: Serving | str, token: str = ""):
     """A client that has the write token; with ``token`` that of a reviewer."""
-    address = serving if isinstance(serving, str) else serving.address
+    entry = serving if isinstance(serving, str) else serving.entry
+    address, _, session = entry.partition("login#")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(base_url=address, headers=headers, timeout=30) as http:
+        if session and not token:
+            http.post("/login", data={"token": session})
         yield Client(http, http.get("/api/session").json()["write_token"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -33,21 +34,33 @@ def review(
     from medloop.cli.show import note
     from medloop.review.web.serve import serve
 
-    def ready(address: str) -> None:
-        print(address, flush=True)
-        note("Stop with Ctrl-C; every answer is kept as it is given.")
-        if open_browser:
-            import webbrowser
+    with TemporaryDirectory() as folder:
 
-            webbrowser.open(address)
+        def ready(address: str) -> None:
+            print(address, flush=True)
+            note("Stop with Ctrl-C; every answer is kept as it is given.")
+            if open_browser:
+                _open(address, Path(folder))
 
-    serve(
-        workspace,
-        host=host,
-        port=port,
-        token_file=token_file,
-        reviewer=reviewer,
-        names=tuple(allow_host or ()),
-        ready=ready,
-    )
+        serve(
+            workspace,
+            host=host,
+            port=port,
+            token_file=token_file,
+            reviewer=reviewer,
+            names=tuple(allow_host or ()),
+            ready=ready,
+        )
     note("Stopped.")
+
+
+def _open(address: str, folder: Path) -> None:
+    """Open an address in the browser by a file that only this user can read.
+
+    Other users see how a program is called, and the address holds the token of the session.
+    """
+    import webbrowser
+
+    door = folder / "review.html"
+    door.write_text(f'<meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
+    webbrowser.open(door.as_uri())

@@ -21,6 +21,12 @@ FORMATS = {
     "hf": "medloop.export.hf:HF",
 }
 
+#: Formats that refer to DICOM instances; labels do not come back from them by an import.
+DICOM_FORMATS = {
+    "dicom-seg": "medloop.export.dicom_seg:DICOM_SEG",
+    "dicom-sr": "medloop.export.dicom_sr:DICOM_SR",
+}
+
 
 def format_of(name: str) -> Format:
     """Return a format by its name.
@@ -30,9 +36,10 @@ def format_of(name: str) -> Format:
     UsageError
         There is none of that name.
     """
-    if name not in FORMATS:
-        raise UsageError(f"unknown format {name!r}.{did_you_mean(name, FORMATS)}")
-    module, _, attribute = FORMATS[name].partition(":")
+    known = FORMATS | DICOM_FORMATS
+    if name not in known:
+        raise UsageError(f"unknown format {name!r}.{did_you_mean(name, known)}")
+    module, _, attribute = known[name].partition(":")
     found: Format = getattr(import_module(module), attribute)
     return found
 
@@ -64,4 +71,11 @@ def export_labels(path: Path, out: Path, *, format: str = "csv") -> int:
     return export_workspace(path, out, format=format).labels
 
 
-__all__ = ["FORMATS", "Exported", "export_labels", "export_workspace", "format_of"]
+__all__ = [
+    "DICOM_FORMATS",
+    "FORMATS",
+    "Exported",
+    "export_labels",
+    "export_workspace",
+    "format_of",
+]

@@ -9,9 +9,10 @@ class, those that do not are joined. Labels without a mask are for DICOM-SR.
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,17 @@ _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 #: Class, source, round and layer.
 Key = tuple[int, str, int, int]
-#: Header, frame, file, and the masks of an image.
-Row = tuple[Any, int, str, dict[Key, NDArray[np.bool_]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """An image of a document, and its masks as run lengths."""
+
+    header: Any
+    frame: int
+    file: str
+    held: dict[Key, Any]
+    overlap: bool
 
 
 def dicom_seg(key: bytes | None = None) -> Format:
@@ -173,14 +183,17 @@ def layers(rows: Labels, size: tuple[int, ...], file: str) -> list[tuple[Key, ND
 def _write(plan: Plan, source: Source, blocks: Callable[..., Blocks], path: Path) -> None:
     path.mkdir()
     for document, images in plan.documents(blocks()):
-        rows: list[Row] = []
+        rows = []
         for image, file, _, labels, _ in images:
             header = plan.header(file)
-            known = plan.reference[image]
-            held = dict(layers(labels, (int(header.Rows), int(header.Columns)), file))
-            rows.append((header, known.frame, file, held))
+            found = layers(labels, (int(header.Rows), int(header.Columns)), file)
+            together = np.sum([picture for _, picture in found], axis=0, dtype=np.int64)
+            held = {key: masks.encode(picture) for key, picture in found}
+            frame = plan.reference[image].frame
+            rows.append(Row(header, frame, file, held, bool(together.max() > 1)))
         for number, part in enumerate(_cut(rows)):
             plan.save(document, _segmentation(plan, part, document, number), path, "seg")
+    os.sync()
     if not plan.written:
         raise DataError(
             f"none of the masks in {source.workspace.folder} belongs to a DICOM image that a "
@@ -193,28 +206,51 @@ def _cut(rows: list[Row]) -> list[list[Row]]:
     parts: list[list[Row]] = []
     places: set[str] = set()
     keys: set[Key] = set()
+    overlap = False
     for row in rows:
-        header, frame, _, held = row
-        place = f"{header.SOPInstanceUID} {frame}"
-        if has_place(header) and "NumberOfFrames" not in header:
-            across, down = np.reshape([float(v) for v in header.ImageOrientationPatient], (2, 3))
-            position = [float(v) for v in header.ImagePositionPatient]
-            place = f"{np.dot(np.cross(across, down), position):.6f}"
-        more = keys | held.keys()
-        size = int(header.Rows) * int(header.Columns) * len(more)
+        place = _place(row)
+        more, over = keys | row.held.keys(), overlap or row.overlap
+        # masks that overlap are stacked, and their sums are checked; others are one map
+        size = int(row.header.Rows) * int(row.header.Columns) * (len(more) + 8 if over else 2)
         full = parts and (len(parts[-1]) + 1) * size > MEMORY
         if not parts or full or place in places or len(more) > _SEGMENTS:
             parts.append([])
-            places, more = set(), set(held)
+            places, more, over = set(), set(row.held), row.overlap
         parts[-1].append(row)
         places.add(place)
-        keys = more
+        keys, overlap = more, over
     return parts
 
 
+def _place(row: Row) -> str:
+    """Name where an image lies: along the normal of its series, or in its instance."""
+    if not has_place(row.header) or "NumberOfFrames" in row.header:
+        return f"{row.header.SOPInstanceUID} {row.frame}"
+    across, down = np.reshape([float(v) for v in row.header.ImageOrientationPatient], (2, 3))
+    position = [float(v) for v in row.header.ImagePositionPatient]
+    return f"{np.dot(np.cross(across, down), position):.6f}"
+
+
+def _pixels(rows: list[Row], at: list[int], count: int, keys: list[Key]) -> NDArray[Any]:
+    """Draw the masks: one map (count, h, w) of segment numbers, or a stack where they overlap."""
+    number = {key: k for k, key in enumerate(keys)}
+    shape = (count, int(rows[0].header.Rows), int(rows[0].header.Columns))
+    if any(row.overlap for row in rows):
+        stack = np.zeros((*shape, len(keys)), np.uint8)
+        for row, place in zip(rows, at, strict=True):
+            for key, mask in row.held.items():
+                stack[place, :, :, number[key]] = masks.decode(mask)
+        return stack
+    drawn = np.zeros(shape, np.uint8 if len(keys) < 256 else np.uint16)
+    for row, place in zip(rows, at, strict=True):
+        for key, mask in row.held.items():
+            drawn[place][masks.decode(mask)] = number[key] + 1
+    return drawn
+
+
 def _segmentation(plan: Plan, rows: list[Row], document: int, number: int) -> Any:
-    keys = sorted({key for *_, held in rows for key in held})
-    header = rows[0][0]
+    keys = sorted({key for row in rows for key in row.held})
+    header = rows[0].header
     words = [document, number]
     try:
         with unchecked():
@@ -226,7 +262,7 @@ def _segmentation(plan: Plan, rows: list[Row], document: int, number: int) -> An
         raise
     except Exception as error:  # what a header may say has no end
         raise DataError(
-            f"{shown(rows[0][2])} cannot be segmented in DICOM: "
+            f"{shown(rows[0].file)} cannot be segmented in DICOM: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from None
     organization = plan.uid("dimensions", *words)
@@ -237,14 +273,14 @@ def _segmentation(plan: Plan, rows: list[Row], document: int, number: int) -> An
 
 def _placed(plan: Plan, rows: list[Row], keys: list[Key], words: list[Any]) -> Any:
     """Write masks of images that lie in the patient; None where highdicom cannot place them."""
-    header = rows[0][0]
+    header = rows[0].header
     several = "NumberOfFrames" in header
     count = int(header.NumberOfFrames) if several else len(rows)
-    pixels = np.zeros((count, int(header.Rows), int(header.Columns), len(keys)), np.uint8)
-    for at, (_, frame, _, held) in enumerate(rows):
-        for key, picture in held.items():
-            pixels[frame - 1 if several else at, :, :, keys.index(key)] = picture
-    headers = [header] if several else [copy.deepcopy(row[0]) for row in rows]
+    if several and count * int(header.Rows) * int(header.Columns) > MEMORY:
+        return None
+    at = [row.frame - 1 for row in rows] if several else list(range(count))
+    pixels = _pixels(rows, at, count, keys)
+    headers = [header] if several else [copy.deepcopy(row.header) for row in rows]
     for one in [] if several else headers:
         one.SliceThickness = one.get("SliceThickness") or None
     try:
@@ -263,7 +299,7 @@ def _unplaced(plan: Plan, rows: list[Row], keys: list[Key], words: list[Any]) ->
     from highdicom import PixelMeasuresSequence
     from pydicom import Dataset
 
-    header = copy.deepcopy(rows[0][0])
+    header = copy.deepcopy(rows[0].header)
     for word in (*_GEOMETRY, "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         if word in header:
             del header[word]
@@ -276,10 +312,7 @@ def _unplaced(plan: Plan, rows: list[Row], keys: list[Key], words: list[Any]) ->
         measures = Dataset()
         measures.PixelMeasuresSequence = PixelMeasuresSequence([1.0, 1.0], None)
         header.SharedFunctionalGroupsSequence = [measures]
-    stack = np.zeros((1, int(header.Rows), int(header.Columns), len(keys)), np.uint8)
-    for key, picture in rows[0][3].items():
-        stack[0, :, :, keys.index(key)] = picture
-    made = _made(plan, [header], stack, keys, words)
+    made = _made(plan, [header], _pixels(rows[:1], [0], 1, keys), keys, words)
     shared = made.SharedFunctionalGroupsSequence[0]
     if "NumberOfFrames" in header and "PixelMeasuresSequence" in shared:
         del shared.PixelMeasuresSequence
@@ -302,31 +335,31 @@ def _with_frames(made: Any, rows: list[Row], keys: list[Key]) -> Any:
     made.DimensionIndexSequence.append(pointer)
     items, pictures = [], []
     for number, key in enumerate(keys, start=1):
-        for place, (_, frame, _, held) in enumerate(rows, start=1):
-            if key not in held:
+        for place, row in enumerate(rows, start=1):
+            if key not in row.held:
                 continue
             item = copy.deepcopy(pattern)
             content = item.FrameContentSequence[0]
             content.DimensionIndexValues = [number, place]
-            content.StackID, content.InStackPositionNumber = "1", frame
+            content.StackID, content.InStackPositionNumber = "1", row.frame
             if "SegmentIdentificationSequence" in item:
                 item.SegmentIdentificationSequence[0].ReferencedSegmentNumber = number
-            item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = frame
+            image = item.DerivationImageSequence[0].SourceImageSequence[0]
+            image.ReferencedFrameNumber = row.frame
             items.append(item)
-            pictures.append(held[key].ravel())
+            pictures.append(masks.decode(row.held[key]).ravel())
     made.PerFrameFunctionalGroupsSequence = items
     made.NumberOfFrames = len(items)
     packed = np.packbits(np.concatenate(pictures), bitorder="little").tobytes()
     made.PixelData = packed + b"\0" * (len(packed) % 2)
-    overlap = any(np.sum(list(held.values()), axis=0).max() > 1 for *_, held in rows)
-    made.SegmentsOverlap = "YES" if overlap else "NO"
+    made.SegmentsOverlap = "YES" if any(row.overlap for row in rows) else "NO"
     return made
 
 
 def _made(
     plan: Plan,
     headers: list[Any],
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[Any],
     keys: list[Key],
     words: list[Any],
     **options: Any,

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from medloop import __version__
-from medloop.errors import DataError, ImageError, MissingError
+from medloop.errors import DataError, ImageError, MissingError, UsageError
 from medloop.export.blocks import Block, Source
 from medloop.export.format import Blocks, Exported, Format
 from medloop.export.pictures import pixels_of
@@ -596,7 +596,7 @@ def export_dicom(path: Path, out: Path, *, format: str, deidentified: bool = Fal
         from medloop.export.dicom_sr import dicom_sr as make
     else:
         format_of(format)
-        raise DataError(f"format must be 'dicom-seg' or 'dicom-sr', got {format!r}.")
+        raise UsageError(f"format must be 'dicom-seg' or 'dicom-sr', got {format!r}.")
     chosen: Format = make(local_key() if deidentified else None)
     with (
         Workspace.open(path, read_only=True) as workspace,

@@ -9,6 +9,7 @@ group that says so. Corners and points are kept in single precision, as DICOM ha
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -109,6 +110,7 @@ def _write(plan: Plan, source: Source, blocks: Callable[..., Blocks], path: Path
             for image, file, looked, labels, accepted in images
         ]
         plan.save(document, _report(plan, rows, document), path, "sr")
+    os.sync()
     if not plan.written:
         raise DataError(
             f"none of the examined images in {source.workspace.folder} is a DICOM file that a "
@@ -308,30 +310,33 @@ def read_report(path: Path, *, source: Source) -> tuple[Any, dict[tuple[str, int
     DataError
         It says something that this package does not write.
     """
-    from highdicom.sr import srread
+    import pydicom
 
-    made = srread(path)
-    content = made.content
-    groups = [
-        *((group, True) for group in content.get_planar_roi_measurement_groups()),
-        *((group, False) for group in content.get_image_measurement_groups()),
-    ]
+    made = pydicom.dcmread(path)
+    number_of = {code_value(name): number for number, name in enumerate(source.classes)}
+    point_of: dict[str, int] = {}
+    if source.skeleton is not None:
+        point_of = {code_value(name, "P"): at for at, name in enumerate(source.skeleton.points)}
     labels: dict[int, tuple[tuple[str, int], dict[str, Any]]] = {}
     points: dict[int, NDArray[np.float64]] = {}
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    number_of = {code_value(name): number for number, name in enumerate(source.classes)}
-    for group, planar in groups:
-        told = re.fullmatch(
-            r"(nothing)|(keypoints of )?label (\d+)", str(group.tracking_identifier)
-        )
-        if told is None:
-            raise DataError(f"{path.name} has a group of another kind.")
-        if told[1]:
-            found.setdefault(_where(group.source_images[0]), [])
-        elif told[2]:
-            points[int(told[3])] = _keypoints(group, source)
-        else:
-            labels[int(told[3])] = _row(group, planar, number_of, path.name)
+    try:
+        (holder,) = _below(made)[_MEASUREMENTS]
+        for group in _below(holder)[_GROUP]:
+            held = _below(group)
+            told = re.fullmatch(
+                r"(nothing)|(keypoints of )?label (\d+)", str(held[_TRACKING][0].TextValue)
+            )
+            if told is None:
+                raise DataError(f"{path.name} has a group of another kind.")
+            if told[1]:
+                found.setdefault(_where(held[_IMAGE][0]), [])
+            elif told[2]:
+                points[int(told[3])] = _read_points(held, point_of, source.points)
+            else:
+                labels[int(told[3])] = _read_label(held, number_of)
+    except (KeyError, AttributeError, IndexError) as error:
+        raise DataError(f"{path.name} lacks {error}.") from None
     for number in sorted(labels):
         where, row = labels[number]
         row["keypoints"] = points.pop(number, np.zeros((source.points, 3)))
@@ -341,46 +346,60 @@ def read_report(path: Path, *, source: Source) -> tuple[Any, dict[tuple[str, int
     return made, {where: _labels(rows, source) for where, rows in found.items()}
 
 
+#: Codes of DICOM for the items that are read back.
+_MEASUREMENTS, _GROUP, _TRACKING, _FINDING = "126010", "125007", "112039", "121071"
+_REGION, _IMAGE, _PERSON, _DEVICE = "111030", "121112", "121006", "121007"
+
+
+def _below(item: Any) -> dict[str, list[Any]]:
+    """Return the items of content below one, by the code of their name."""
+    held: dict[str, list[Any]] = {}
+    for child in item.get("ContentSequence") or []:
+        name = child.get("ConceptNameCodeSequence")
+        held.setdefault(str(name[0].get("CodeValue", "")) if name else "", []).append(child)
+    return held
+
+
 def _where(image: Any) -> tuple[str, int]:
     item = image.ReferencedSOPSequence[0]
     return str(item.ReferencedSOPInstanceUID), int(item.get("ReferencedFrameNumber") or 1)
 
 
-def _row(
-    group: Any, planar: bool, number_of: dict[str, int], name: str
-) -> tuple[tuple[str, int], dict[str, Any]]:
-    from pydicom.sr.codedict import codes
+def _number(item: Any) -> float:
+    value = item.MeasuredValueSequence[0]
+    return float(value.get("FloatingPointValue", value.NumericValue))
 
-    (score,) = group.get_measurements(own(*_SCORE))
-    (made_in,) = group.get_measurements(own(*_ROUND))
-    (given,) = group.get_qualitative_evaluations(own(*_SOURCE))
-    code = str(group.finding_type.value)
-    if code not in number_of:
-        raise DataError(f"{name} has a finding of another kind.")
+
+def _read_label(
+    held: dict[str, list[Any]], number_of: dict[str, int]
+) -> tuple[tuple[str, int], dict[str, Any]]:
     box = [0.0] * 4
-    if planar:
-        corners = group.roi.value
-        box = [*corners[0].tolist(), *corners[2].tolist()]
-        where = _where(group.roi.ContentSequence[0])
+    if _REGION in held:
+        region = held[_REGION][0]
+        corners = [float(value) for value in region.GraphicData]
+        box = [*corners[:2], *corners[4:6]]
+        where = _where(region.ContentSequence[0])
     else:
-        where = _where(group.source_images[0])
+        where = _where(held[_IMAGE][0])
+    given = str(held[_SOURCE[0]][0].ConceptCodeSequence[0].CodeValue)
     return where, {
-        "class_id": number_of[code],
-        "score": float(score.value),
-        "source": HUMAN if given.value == codes.DCM.Person else MODEL,
-        "round": int(made_in.value),
+        "class_id": number_of[str(held[_FINDING][0].ConceptCodeSequence[0].CodeValue)],
+        "score": _number(held[_SCORE[0]][0]),
+        "source": {_PERSON: HUMAN, _DEVICE: MODEL}[given],
+        "round": int(_number(held[_ROUND[0]][0])),
         "box": box,
     }
 
 
-def _keypoints(group: Any, source: Source) -> NDArray[np.float64]:
-    held = np.zeros((source.points, 3))
-    names = () if source.skeleton is None else source.skeleton.points
-    for at, name in enumerate(names):
-        for measured in group.get_measurements(concept(name, "P")):
-            (place,) = measured.referenced_coordinates
-            held[at] = [*place.value[0].tolist(), float(measured.value)]
-    return held
+def _read_points(
+    held: dict[str, list[Any]], point_of: dict[str, int], count: int
+) -> NDArray[np.float64]:
+    found = np.zeros((count, 3))
+    for code, at in point_of.items():
+        for measured in held.get(code, ()):
+            x, y = (float(value) for value in measured.ContentSequence[0].GraphicData)
+            found[at] = x, y, _number(measured)
+    return found
 
 
 def _labels(rows: list[dict[str, Any]], source: Source) -> Labels:
@@ -389,7 +408,7 @@ def _labels(rows: list[dict[str, Any]], source: Source) -> Labels:
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     if not source.points:
         del columns["keypoints"]
-    return Labels(image=[0] * len(rows), **columns)
+    return Labels(image=np.zeros(len(rows), np.int64), **columns)
 
 
 DICOM_SR = dicom_sr()

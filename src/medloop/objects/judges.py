@@ -180,7 +180,7 @@ class ObjectJudges:
     def record(self, made: Round) -> None:
         """Judge, write to disk, and then to the log, which makes it count."""
         labels = made.best.labels
-        added = labels[labels.score >= self.config.least]
+        added = labels[labels.score >= self.config.confidence]
         about = {
             "number": made.number,
             "kept": made.best.kept,

@@ -89,7 +89,7 @@ def shapes(labels: Labels, width: int, height: int) -> list[dict[str, Any]]:
     return laid
 
 
-def source(workspace: Workspace) -> Dataset | None:
+def images_of(workspace: Workspace) -> Dataset | None:
     """Open the images of a workspace; None where they are gone."""
     from medloop.intake import open_dataset
 

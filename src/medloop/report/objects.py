@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medloop.labels import HUMAN, MODEL, Labels
-from medloop.report.boxes import centres, shapes, sizes, source
+from medloop.report.boxes import centres, images_of, shapes, sizes
 from medloop.report.drawing import BLUE, GREY, ORANGE, VERMILLION, drawing, svg
 from medloop.report.gallery import thumbnail
 from medloop.report.provenance import provenance, settings
@@ -174,7 +174,7 @@ def _pictures(
     last = rounds[max(rounds)]
     image, count = np.unique(last.image, return_counts=True)
     chosen = image[np.lexsort((image, -count))][:_IMAGES].tolist()
-    dataset = source(workspace)
+    dataset = images_of(workspace)
     drawn = []
     for one in chosen:
         picture = thumbnail(dataset, one)

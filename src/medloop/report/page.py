@@ -93,6 +93,7 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
         "rounds": sorted(metrics["rounds"], key=lambda row: int(row["number"])),
         "figures": _figures(metrics, used, current),
         "gallery": _gallery(workspace, metrics, table, current),
+        "places": _places(workspace, metrics, table),
         "quarantined": [
             (shortened(file, 160), shortened(reason, 300))
             for file, reason, _ in quarantined[:_QUARANTINED]
@@ -101,6 +102,17 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
         "settings": settings(workspace.config, student),
         "provenance": provenance(workspace, number),
     }
+
+
+def _places(
+    workspace: Workspace, metrics: dict[str, Any], table: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Gather where classes show, for a recipe that says so."""
+    if metrics["kind"] != "places":
+        return None
+    from medloop.report.places import place_section
+
+    return place_section(workspace, metrics, table)
 
 
 # -- what was done ------------------------------------------------------------------------------
@@ -244,6 +256,8 @@ def _figures(
     machine = current.source == MODEL
     by_class = [np.bincount(current.class_id[rows], minlength=k) for rows in (~machine, machine)]
     bars = "Bars are 95% intervals."
+    boxes = metrics["kind"] == "places"
+    things = "Boxes" if boxes else "Labels"
     groups = [
         (
             "Round by round",
@@ -294,15 +308,19 @@ def _figures(
         (
             "What is delivered",
             [
-                ("Labels by class", "All current labels.", figures.by_class(classes, *by_class)),
                 (
-                    "Scores of the machine labels",
+                    f"{things} by class",
+                    f"All current {things.lower()}.",
+                    figures.by_class(classes, *by_class),
+                ),
+                (
+                    f"Scores of the machine {things.lower()}",
                     "Low scores deserve a look first.",
-                    figures.scores(current.score[machine], least=1 / max(k, 1)),
+                    figures.scores(current.score[machine], least=0.0 if boxes else 1 / max(k, 1)),
                 ),
                 (
                     "Work of the loop",
-                    "Labels of each round.",
+                    f"{things} of each round.",
                     figures.labels_by_round(rounds, refused=refused),
                 ),
             ],
@@ -328,7 +346,8 @@ def _gallery(
 ) -> dict[str, Any]:
     names = [shortened(name, 40) for name in metrics["classes"]]
     machine = current[current.source == MODEL]
-    unsure = machine[least_sure(machine, _PICTURES)]
+    # places are drawn with their boxes, in a section of their own
+    unsure = machine[least_sure(machine, 0 if metrics["kind"] == "places" else _PICTURES)]
     judged = load_judged(workspace, metrics["round_in_use"], "held_out", Judged)
     rows = most_contradicted(judged, _PICTURES)
     dataset = _source(workspace)

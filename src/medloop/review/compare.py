@@ -81,10 +81,10 @@ def differs(
     if loss == "iou":
         a, b = _held(one, "box"), _held(other, "box")
         neither = ~a.any(axis=1)[:, None] & ~b.any(axis=1)[None, :]
-        near = neither | (iou(a, b) >= asked - 1e-12)
+        near = np.asarray(neither | (iou(a, b) >= asked - 1e-12))
     else:
         near = _point_error(one, other) <= asked + 1e-12
-    fits = same & near
+    fits = np.asarray(same & near)
     if len(one) == 1:
         return not bool(fits[0, 0])
     from scipy.optimize import linear_sum_assignment

@@ -1,4 +1,4 @@
-"""Where a machine would place a person's findings elsewhere, as a run left it in ``doubts.json``."""
+"""Where a machine would place what a person placed, as a run left it in ``doubts.json``."""
 
 from __future__ import annotations
 

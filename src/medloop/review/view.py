@@ -160,11 +160,11 @@ class View:
         if self.state.audit is not None and self.state.certified is None:
             free[self.state.pool_at[: self.state.reserve]] = False
         found = order[free[order]]
-        rank = np.full(len(self.state.ids), 2)
+        rank = np.full(len(self.state.ids), 2, np.int64)
         rank[self._proposed_at] = 1
         rank[self.state.index.reopened] = 0
         first = rank[found]
-        return found[np.argsort(first, kind="stable")] if (first < 2).any() else found
+        return np.asarray(found[np.argsort(first, kind="stable")])
 
     def waiting(self) -> int:
         """Count the undecided images that the open audit keeps out of the queue."""

@@ -28,7 +28,7 @@ from medloop.review.web.server import answer, said, status_of
 from medloop.serve.answer import Desk
 from medloop.serve.body import Allowance, Refused, Sent, read_files
 from medloop.serve.card import card_of
-from medloop.serve.gate import Gate
+from medloop.serve.gate import Anyone, Gate
 from medloop.serve.metrics import Metrics
 
 HERE = Path(__file__).parent
@@ -112,6 +112,11 @@ class Room:
     access: Access
     metrics: Metrics = field(default_factory=Metrics)
     _held: list[Allowance] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody needs a token."""
+        return isinstance(self.access, Anyone)
 
     @property
     def allowance(self) -> Allowance:
@@ -241,7 +246,7 @@ def _pages(room: Room) -> APIRouter:
     def page(request: Request, template: str, **content: Any) -> Response:
         shared = {
             "workspace": desk.model.name,
-            "tokens": not access.open,
+            "tokens": not room.open,
             "quality": desk.quality is not None,
             "limits": limits,
         }
@@ -267,7 +272,7 @@ def _pages(room: Room) -> APIRouter:
 
     @routes.get("/login")
     def login_page(request: Request) -> Response:
-        if access.open:
+        if room.open:
             return RedirectResponse("/", 303)
         return page(request, "login.html.jinja", wrong=False)
 

@@ -11,7 +11,6 @@ _FIGURES = (
     ("accuracy", "Accuracy"),
     ("weighted_auc", "Weighted AUC"),
     ("macro_f1", "Macro F1"),
-    ("calibration_error", "Calibration error"),
 )
 _CROPS = {
     "none": "as they are",

@@ -30,6 +30,24 @@ _DRAIN_SECONDS = 10.0
 _DRAIN_BYTES = 1_000_000_000
 
 
+class Anyone(Access):
+    """Everybody who reaches the address may ask: what they send is theirs, and nothing is kept.
+
+    Examples
+    --------
+    >>> Anyone({}).reviewer_of({})
+    'visitor'
+    """
+
+    def reviewer_of(self, headers: dict[str, str], cookie: str = "") -> str | None:
+        """Return one name for all."""
+        return "visitor"
+
+    def may_write(self, headers: dict[str, str], cookie: str = "") -> bool:
+        """Allow it: there is nothing to write to."""
+        return True
+
+
 class Gate(Guard):
     """Check every request as :class:`Guard` does; uploads may be larger, and are not kept.
 

@@ -119,6 +119,7 @@ def opened(
         raise MissingError(_NEEDS) from None
     from medloop.serve.answer import Desk
     from medloop.serve.app import Room, make_app
+    from medloop.serve.gate import Anyone
     from medloop.serve.model import load_served
 
     listener = _listening(host, port)
@@ -129,7 +130,8 @@ def opened(
             limits or Limits(),
         )
         addresses = Addresses(host, int(listener.getsockname()[1]), names)
-        app = make_app(Room(desk, Access("visitor", tokens)), addresses=addresses)
+        access = Access(tokens) if tokens else Anyone({})
+        app = make_app(Room(desk, access), addresses=addresses)
         config = uvicorn.Config(
             app,
             log_config=None,  # nothing is written down about who sent what

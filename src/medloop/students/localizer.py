@@ -380,24 +380,31 @@ def place(
     -------
     box : (4,) float
     score : float
-        In [0, 1]: that of the rule; with a detector the mean overlap of the votes with the box.
+        In [0, 1]: that of the rule; with a detector the mean overlap of the votes with the box, and
+        0 for that of a detector which sees nothing.
     """
     one = choose(values, masks, choice, image=pixels)
     if found is None:
         return one.box[0], float(np.clip(one.score[0], 0, 1))
     boxes, scores = found
-    size = masks.size
-    drawn = box_map(boxes, scores, size)
-    joined = (resized(values, (drawn.shape[0], drawn.shape[1])) + drawn) / 2
-    both = choose(joined, masks, choice, image=pixels)
+    both = choose(joined(values, found, masks.size), masks, choice, image=pixels)
     votes, weight = [one.box[0], both.box[0]], [1.0, 1.0]
     if len(scores) and scores.max() >= _SURE:
         best = int(np.argmax(scores))
         votes.append(boxes[best])
         weight.append(1.0 + float(scores[best]))
     box = vote(votes, weight)
-    agreed = np.average(iou(box[None], np.array(votes))[0], weights=weight)
-    return box, float(np.clip(agreed, 0, 1))
+    agreed = float(iou(box[None], np.array(votes))[0] @ np.array(weight))
+    # a detector that sees nothing does not agree
+    return box, float(np.clip(agreed / max(sum(weight), 3.0), 0, 1))
+
+
+def joined(values: Floats, found: Found | None, size: tuple[int, int]) -> Floats:
+    """Return the mean of an activation map and of what a detector saw; the map without one."""
+    if found is None:
+        return values
+    drawn = box_map(*found, size)
+    return np.asarray((resized(values, (drawn.shape[0], drawn.shape[1])) + drawn) / 2, np.float64)
 
 
 def single(values: Floats) -> Floats:

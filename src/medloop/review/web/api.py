@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from medloop.errors import DataError, ImageError, StaleError
-from medloop.review.web.images import Picture
+from medloop.errors import DataError, ImageError, MedloopError, StaleError
+from medloop.review.reports import renew_report
+from medloop.review.web.images import Picture, boxes_of
 from medloop.review.web.server import Room, answer, reviewer_of, said
 
 _FOUND = 60
@@ -49,9 +52,11 @@ class Answer(Named):
 
 
 class Confirm(Named):
-    """Many images at once: id, version and class of each."""
+    """Many images at once: id, version and class of each, or the class of each of its findings."""
 
-    rows: list[tuple[ItemId, int, str]] = Field(min_length=1, max_length=_AT_ONCE)
+    rows: list[tuple[ItemId, int, str | list[str | None]]] = Field(
+        min_length=1, max_length=_AT_ONCE
+    )
 
 
 class Release(Named):
@@ -174,7 +179,10 @@ def router(room: Room) -> APIRouter:
 
     @routes.post("/api/audit/finish")
     def finish(request: Request, body: Finish) -> Response:
-        return answer(desk.finish_audit(body.op, reviewer_of(request), give_up=body.give_up))
+        closed = desk.finish_audit(body.op, reviewer_of(request), give_up=body.give_up)
+        with suppress(MedloopError, OSError):  # the certificate stands; the report can wait
+            renew_report(room.folder)
+        return answer(closed)
 
     @routes.post("/api/find")
     def find(body: Find) -> Response:
@@ -191,10 +199,13 @@ def router(room: Room) -> APIRouter:
             "deep": pictures.deep,
             "activation": pictures.activation,
         }
-        if form not in makers:
-            return said(404, "there is no such picture.")
         try:
-            made = makers[form](desk.image_id(item_id))
+            if form == "crops":
+                made = pictures.crops(desk.image_id(item_id), boxes_of(desk.item(item_id)))
+            elif form in makers:
+                made = makers[form](desk.image_id(item_id))
+            else:
+                return said(404, "there is no such picture.")
         except (ImageError, DataError) as error:
             return said(404, str(error))
         return _picture(request, made)
@@ -209,7 +220,7 @@ def _picture(request: Request, made: Picture) -> Response:
     return Response(made.data, media_type=made.kind, headers=headers)
 
 
-def _stale(room: Room, rows: list[tuple[str, int, str]], reviewer: str) -> list[dict[str, Any]]:
+def _stale(room: Room, rows: Sequence[tuple[str, int, Any]], reviewer: str) -> list[dict[str, Any]]:
     """List the rows that somebody else changed, and what they say now."""
     found = []
     for item_id, base, _ in rows:

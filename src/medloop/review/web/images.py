@@ -7,7 +7,7 @@ import io
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medloop import masks
 from medloop.dataset import Dataset
 from medloop.errors import ImageError
+from medloop.overlap import box_around
 from medloop.prepare.window import to_unit
 from medloop.read.image import decode
+from medloop.review.item import Item
 from medloop.review.web.originals import bare
 
 #: Longest side of a whole picture, of the values for a window, and of a small picture, in pixels.
 FULL, DEEP, SMALL = 4096, 2048, 288
 _QUALITY = 85
+#: Side of a finding's own picture in pixels, how many of an image are shown, and how much of its
+#: surroundings, as a factor of its longest side.
+CROP, MOST_CROPS, _AROUND = 128, 100, 1.3
 #: Bytes of finished pictures that are kept.
 CACHE = 256_000_000
 #: Pictures made at the same time: each may hold an image of 64 million pixels.
@@ -108,6 +114,21 @@ class Pictures:
         """
         return self._picture(
             "deep", image, lambda image: _deep(self.pixels(image), self.window(image))
+        )
+
+    def crops(self, image: int, boxes: Sequence[Sequence[float]]) -> Picture:
+        """Return what lies in boxes, with a margin, side by side in squares of ``CROP`` pixels.
+
+        Raises
+        ------
+        ImageError
+            The image cannot be read, or there is no box.
+        """
+        if not boxes:
+            raise ImageError("nothing was found in this image.")
+        asked = hashlib.sha256(repr([list(box) for box in boxes]).encode()).hexdigest()
+        return self._picture(
+            f"crops {asked}", image, lambda one: _crops(self.pixels(one), self.window(one), boxes)
         )
 
     @property
@@ -221,6 +242,55 @@ def _small(pixels: NDArray[Any], window: Window | None) -> Made:
     step = max(1, min(pixels.shape[:2]) // (4 * SMALL))  # a slide need not be scaled in full
     picture = _fitted(_bytes_of(pixels[::step, ::step], window), SMALL)
     return _encoded(picture, "JPEG", quality=_QUALITY), "image/jpeg", {}
+
+
+def boxes_of(item: Item) -> list[list[float]]:
+    """Return where each finding of an image lies: its box, or what its points or mask fill.
+
+    Examples
+    --------
+    >>> boxes_of(Item(id="a", kind="fix", version=1, file="a.png", height=9, width=9, findings=[
+    ...     {"box": [1, 2, 3, 4]}, {"keypoints": [[1, 1, 2], [5, 3, 1], [0, 0, 0]]}]))
+    [[1, 2, 3, 4], [1.0, 1.0, 5.0, 3.0]]
+    """
+    found: list[list[float]] = []
+    for one in item.findings[:MOST_CROPS]:
+        if one.get("box"):
+            found.append(one["box"])
+        elif one.get("mask"):
+            found.append([float(side) for side in masks.box(one["mask"])])
+        elif one.get("keypoints"):
+            found.append(box_around([one["keypoints"]])[0].tolist())
+        else:
+            found.append([0.0, 0.0, float(item.width), float(item.height)])
+    return found
+
+
+def _crops(pixels: NDArray[Any], window: Window | None, boxes: Sequence[Sequence[float]]) -> Made:
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    if pixels.dtype != np.uint8 and window is None and pixels.ndim == 2:
+        low, high = np.percentile(pixels, [0.5, 99.5])  # of the whole, as the picture itself
+        window = (float(low), float(high)) if high > low else None
+    sheet = Image.new("RGB", (CROP * len(boxes), CROP))
+    for at, (x0, y0, x1, y1) in enumerate(boxes):
+        side = max(x1 - x0, y1 - y0, 8) * _AROUND
+        left, top = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2)
+        columns = slice(max(0, math.floor(left)), min(width, math.ceil(left + side)))
+        rows = slice(max(0, math.floor(top)), min(height, math.ceil(top + side)))
+        part = pixels[rows, columns]
+        if not part.size:
+            continue
+        scale = CROP / side
+        size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
+        shown = Image.fromarray(_bytes_of(part, window)).convert("RGB")
+        shown = shown.resize(size, Image.Resampling.BILINEAR)
+        corner = (round((columns.start - left) * scale), round((rows.start - top) * scale))
+        tile = Image.new("RGB", (CROP, CROP))
+        tile.paste(shown, corner)
+        sheet.paste(tile, (CROP * at, 0))
+    return _encoded(sheet, "JPEG", quality=_QUALITY), "image/jpeg", {}
 
 
 def _deep(pixels: NDArray[Any], window: Window | None) -> Made:

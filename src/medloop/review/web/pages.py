@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,15 +16,21 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from medloop.errors import DataError, MedloopError
-from medloop.review.desk import Desk
 from medloop.review.item import Item
+from medloop.review.reports import is_stale, renew_report
 from medloop.review.web.charts import Chart, line_chart
+from medloop.review.web.images import CROP
 from medloop.review.web.security import Access
 from medloop.review.web.server import HERE, Room, reviewer_of, said
 from medloop.store.files import read_json
 
-#: Small pictures on one page of the grid.
-GRID = 36
+#: Small pictures on one page of the grid; images on one of findings.
+GRID, OBJECT_GRID = 36, 12
+#: What can be fetched: the format's name and its media type by the end of the file's name.
+EXPORTS = {
+    "csv": ("csv", "text/csv; charset=utf-8"),
+    "json": ("coco", "application/json"),
+}
 #: Seconds that a wrong token costs.
 _PAUSE = 0.5
 
@@ -36,6 +44,7 @@ _REPORT_POLICY = (
 def router(room: Room, access: Access) -> APIRouter:
     """Make the pages of one room."""
     desk = room.desk
+    exporting, writing_report = threading.Lock(), threading.Lock()
     routes = APIRouter(include_in_schema=False)
 
     def page(request: Request, template: str, **content: Any) -> Response:
@@ -43,7 +52,7 @@ def router(room: Room, access: Access) -> APIRouter:
             "workspace": room.folder.resolve().name,
             "reviewer": reviewer_of(request),
             "write_token": request.state.write_token,
-            "tokens": not access.open,
+            "tokens": not access.session,
             "objects": bool(room.places),
         }
         return _page(template, {**shared, **content})
@@ -74,12 +83,18 @@ def router(room: Room, access: Access) -> APIRouter:
     @routes.get("/fix")
     def fix(request: Request) -> Response:
         first = desk.next_item("fix", reviewer_of(request))
-        start = _start(room, first, {"classes": _classes(desk, first)})
+        start = _start(room, first, {"classes": desk.classes})
         return page(request, "work.html.jinja", kind="fix", start=start)
 
     @routes.get("/grid")
     def grid(request: Request) -> Response:
-        start = {"rows": desk.queue(GRID), "classes": _classes(desk, None), "page": GRID}
+        size = OBJECT_GRID if room.places else GRID
+        start = {
+            "rows": desk.queue(size),
+            "classes": desk.classes,
+            "page": size,
+            "crop": CROP if room.places else 0,
+        }
         return page(request, "grid.html.jinja", start=_json(start))
 
     @routes.get("/image/{item_id}")
@@ -93,6 +108,9 @@ def router(room: Room, access: Access) -> APIRouter:
 
     @routes.get("/report")
     def report() -> Response:
+        with writing_report, suppress(MedloopError, OSError):
+            if is_stale(room.folder):
+                renew_report(room.folder)
         try:
             body = (room.folder / "report.html").read_bytes()
         except OSError:
@@ -100,23 +118,26 @@ def router(room: Room, access: Access) -> APIRouter:
         headers = {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-store"}
         return Response(body, media_type="text/html; charset=utf-8", headers=headers)
 
-    @routes.get("/export/labels.csv")
-    def export() -> Response:
+    @routes.get("/export/labels.{form}")
+    def export(form: str) -> Response:
         from medloop.export import export_labels
 
-        out = room.folder / "exports" / "labels.csv"
-        export_labels(room.folder, out, format="csv")
+        if form not in EXPORTS:
+            return said(404, "there is no such export.")
+        name, media = EXPORTS[form]
+        out = room.folder / "exports" / f"labels.{form}"
+        with exporting:  # the file is replaced, and must be sent whole
+            export_labels(room.folder, out, format=name)
+            body = out.read_bytes()
         headers = {
-            "Content-Disposition": 'attachment; filename="labels.csv"',
+            "Content-Disposition": f'attachment; filename="labels.{form}"',
             "Cache-Control": "no-store",
         }
-        return Response(out.read_bytes(), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(body, media_type=media, headers=headers)
 
     @routes.get("/login")
     def login_page(request: Request) -> Response:
-        if access.open:
-            return RedirectResponse("/", 303)
-        return _page("login.html.jinja", {"wrong": False})
+        return _page("login.html.jinja", {"wrong": False, "session": bool(access.session)})
 
     @routes.post("/login")
     async def login(request: Request) -> Response:
@@ -124,7 +145,8 @@ def router(room: Room, access: Access) -> APIRouter:
         session = access.login(form.get("token", [""])[0].strip())
         if session is None:
             await asyncio.sleep(_PAUSE)
-            return await run_in_threadpool(_page, "login.html.jinja", {"wrong": True}, 401)
+            known = {"wrong": True, "session": bool(access.session)}
+            return await run_in_threadpool(_page, "login.html.jinja", known, 401)
         back = RedirectResponse("/", 303)
         back.set_cookie(request.state.cookie, session, httponly=True, samesite="strict", path="/")
         return back
@@ -150,10 +172,6 @@ def _start(
             "audit": audit,
         }
     )
-
-
-def _classes(desk: Desk, item: Item | None) -> list[str]:
-    return list(item.classes) if item is not None else list(desk.home()["classes"])
 
 
 def _json(values: Any) -> str:

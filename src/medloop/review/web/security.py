@@ -119,26 +119,27 @@ class Access:
 
     Parameters
     ----------
-    reviewer : str
-        Who reviews where there are no tokens.
     tokens : dict of str to str
-        Name by token; empty where everybody who reaches the loopback address is ``reviewer``.
+        Name by token.
+    session : str
+        The token that was made for this session alone, where there is no file of tokens: who
+        started the server reads it in the address, and no other user of the machine does.
 
     Examples
     --------
-    >>> access = Access("ana")
-    >>> access.reviewer_of({}), access.reviewer_of({"authorization": "Bearer x"})
-    ('ana', 'ana')
+    >>> access = Access.alone("ana")
+    >>> access.reviewer_of({}), access.reviewer_of({"authorization": f"Bearer {access.session}"})
+    (None, 'ana')
     """
 
-    reviewer: str
-    tokens: dict[str, str] = field(default_factory=dict, repr=False)
-    _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    tokens: dict[str, str] = field(repr=False)
+    session: str = field(default="", repr=False)
 
-    @property
-    def open(self) -> bool:
-        """Whether nobody needs a token."""
-        return not self.tokens
+    @classmethod
+    def alone(cls, reviewer: str) -> Access:
+        """Make a token for one reviewer."""
+        token = secrets.token_urlsafe(24)
+        return cls({token: reviewer}, token)
 
     def login(self, token: str) -> str | None:
         """Return the session of a token; None where nobody has it."""
@@ -155,15 +156,11 @@ class Access:
         cookie : str
             Name of the cookie that holds the session.
         """
-        if self.open:
-            return self.reviewer
         token = self._token(headers, cookie)
         return None if token is None else self.tokens[token]
 
     def write_token(self, headers: dict[str, str], cookie: str = "") -> str:
         """Return what a write of this person must carry; only pages of this origin can read it."""
-        if self.open:
-            return _derived(self._secret, "write")
         token = self._token(headers, cookie)
         return "" if token is None else _derived(token.encode(), "write")
 

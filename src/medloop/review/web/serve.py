@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from medloop.errors import MissingError, UsageError
 from medloop.review.web.security import Access, Addresses, check_name, is_loopback, read_tokens
 
 if TYPE_CHECKING:
+    from medloop.dataset import Dataset
     from medloop.review.desk import Desk
     from medloop.store.workspace import Workspace
 
@@ -44,8 +45,8 @@ def serve(
     host, port
         Address to listen on; port 0 takes a free one.
     token_file : Path, optional
-        Lines of ``name:token``. Without it only the loopback address is allowed, and everybody
-        who reaches it is ``reviewer``.
+        Lines of ``name:token``. Without it only the loopback address is allowed, and a token is
+        made for this session: whoever opens the address with it is ``reviewer``.
     reviewer : str
     names : tuple of str
         More names under which browsers reach this server.
@@ -64,7 +65,7 @@ def serve(
     with opened(
         path, host=host, port=port, token_file=token_file, reviewer=reviewer, names=names
     ) as serving:
-        ready(serving.address)
+        ready(serving.entry)
         # many short answers: a thread that makes a picture must not keep them waiting
         sys.setswitchinterval(0.001)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
@@ -78,6 +79,8 @@ class Serving:
     Parameters
     ----------
     address : str
+    session : str
+        Token of this session; empty where reviewers have their own.
     desk : Desk
     run : callable
         Answer until it is stopped.
@@ -86,9 +89,15 @@ class Serving:
     """
 
     address: str
+    session: str = field(repr=False)
     desk: Desk
     run: Callable[[], None]
     stop: Callable[[], None]
+
+    @property
+    def entry(self) -> str:
+        """The address to open first; what stands behind # no browser sends or hands on."""
+        return f"{self.address}login#{self.session}" if self.session else self.address
 
 
 @contextmanager
@@ -114,7 +123,6 @@ def opened(
         import uvicorn
     except ImportError:
         raise MissingError(_NEEDS) from None
-    from medloop.intake import open_dataset
     from medloop.review.desk import Desk
     from medloop.review.web.images import Pictures
     from medloop.review.web.server import Room, make_app
@@ -122,12 +130,13 @@ def opened(
 
     with _listening(host, port) as listener, Desk(path, reviewer_default=reviewer) as desk:
         with Workspace.open(path, read_only=True) as workspace:
-            pictures = Pictures(open_dataset(workspace), maps=workspace.path("activation"))
+            pictures = Pictures(_images(workspace), maps=workspace.path("activation"))
             places = _places(workspace)
         addresses = Addresses(host, int(listener.getsockname()[1]), names)
+        access = Access(tokens) if tokens else Access.alone(reviewer)
         app = make_app(
             Room(desk, pictures, path, places),
-            access=Access(reviewer, tokens),
+            access=access,
             addresses=addresses,
         )
         config = uvicorn.Config(
@@ -145,10 +154,21 @@ def opened(
         shown = f"[{host}]" if ":" in host else host
         yield Serving(
             address=f"http://{shown}:{addresses.port}/",
+            session=access.session,
             desk=desk,
             run=lambda: server.run(sockets=[listener]),
             stop=lambda: setattr(server, "should_exit", True),
         )
+
+
+def _images(workspace: Workspace) -> Dataset:
+    """Open the images, those of an imported workspace too, which no recipe lists."""
+    from medloop.intake import open_dataset
+    from medloop.read.image import FolderPixels
+
+    if workspace.config.get("recipe") == "import":
+        return workspace.dataset(FolderPixels(Path(str(workspace.config["images"]))))
+    return open_dataset(workspace)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -44,7 +44,7 @@ const post = (path, text, keepalive = false) => fetch(path, {
 });
 
 /** Send a write until it is answered; `lost` is told when the server cannot be reached. */
-export async function send(path, body, lost = () => {}) {
+export async function send(path, body, lost = null) {
   const text = JSON.stringify({ op: newName(), ...body });
   let renewed = false;
   for (let tries = 0; ; tries += 1) {
@@ -52,12 +52,18 @@ export async function send(path, body, lost = () => {}) {
     try {
       response = await post(path, text);
     } catch {
-      lost(tries);
+      lost?.(tries);
       await wait(Math.min(4000, 250 * 2 ** tries));
       continue;
     }
+    if (response.status === 401 && lost) {
+      // a server that was started again has a new token: its new address brings it to this browser
+      lost(tries, "The server was started again: open the address that it printed in another tab. Your work is kept here and sent then.");
+      await wait(1000);
+      continue;
+    }
     if (response.status === 503) {
-      lost(tries);
+      lost?.(tries);
       await wait(Math.min(4000, 250 * 2 ** tries));
       continue;
     }

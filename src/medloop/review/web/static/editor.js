@@ -2,7 +2,6 @@
 
 import { colourOf, dashOf, svg } from "./palette.js";
 import * as masks from "./masks.js";
-import { rectangle } from "./sheet.js";
 
 const HANDLES = [[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [0.5, 1], [0, 1], [0, 0.5]];
 const CURSORS = ["nwse", "ns", "nesw", "ew", "nwse", "ns", "nesw", "ew"];
@@ -29,8 +28,9 @@ export class Editor {
     this.paint = stage.querySelector("canvas.masks");
     this.tool = "select";
     this.brush = 12;
-    this.shown = { marks: true, others: false };
+    this.shown = { marks: true, others: false, proposed: true };
     this.others = [];
+    this.proposed = [];
     this.skeleton = null;
     this.class = classes[0];
     this.point = 0;
@@ -52,9 +52,10 @@ export class Editor {
   }
 
   /** Take up another image. */
-  open(sheet, { others, skeleton }) {
+  open(sheet, { others, proposed = [], skeleton }) {
     this.sheet = sheet;
     this.others = others;
+    this.proposed = proposed;
     this.skeleton = skeleton;
     sheet.points = skeleton?.points || [];
     this.draft = this.gesture = null;
@@ -94,6 +95,7 @@ export class Editor {
     if (this.shown.others) {
       this.others.forEach((one) => one.findings.forEach((finding) => this.#drawOther(finding, one.who)));
     }
+    if (this.shown.proposed) this.proposed.forEach((finding) => this.#drawOther(finding, "the machine would place"));
     if (this.shown.marks) {
       const area = ({ box }) => (box ? (box[2] - box[0]) * (box[3] - box[1]) : 0);
       const order = sheet.findings.map((_, i) => i).filter((i) => i !== sheet.chosen)
@@ -297,7 +299,7 @@ export class Editor {
   #changeMask(work) {
     const { width, height } = this.viewer;
     let finding = this.sheet.one;
-    if (!finding || finding.keypoints || (finding.box && !finding.mask)) {
+    if (!finding || finding.keypoints || (finding.box && !finding.mask && !this.places.includes("mask"))) {
       this.sheet.add({ class: this.class });
       finding = this.sheet.one;
     }
@@ -422,7 +424,8 @@ export class Editor {
         this.sheet.drop();
         return null;
       }
-      if (!finding || finding.keypoints || finding.box) this.sheet.add({ class: this.class });
+      const own = finding && !finding.keypoints && (!finding.box || this.places.includes("mask"));
+      if (!own) this.sheet.add({ class: this.class });
       finding = this.sheet.one;
       finding.mask = { size: [height, width], counts: [height * width] };
     } else {
@@ -573,15 +576,13 @@ export class Editor {
 
   addBox(box) {
     const { width, height } = this.viewer;
+    // what is drawn as a box is a box: a mask comes from the brush or the polygon
     const middle = [width * 0.35, height * 0.35, width * 0.65, height * 0.65];
     this.sheet.keep();
     const { one } = this.sheet;
     // a skeleton or a mask that has no box yet gets this one
     if (one && !one.box && (one.keypoints || one.mask)) one.box = box || rounded(middle);
     else this.sheet.add({ class: this.class, box: box || rounded(middle) });
-    if (this.places.includes("mask") && !this.sheet.one.mask && !this.tooLarge) {
-      this.sheet.one.mask = rectangle(this.sheet.one.box, [height, width]);
-    }
     this.#byHand(this.sheet.one);
     this.#done();
   }

@@ -31,3 +31,29 @@ if (search) {
     }
   });
 }
+
+const closing = document.getElementById("close");
+if (closing) {
+  const sure = document.getElementById("give-up");
+  const close = async (giveUp) => {
+    closing.disabled = true;
+    try {
+      await send("/api/audit/finish", { give_up: giveUp });
+      location.reload();
+    } catch (error) {
+      closing.disabled = false;
+      toast(error.message, { bad: true });
+    }
+  };
+  closing.addEventListener("click", () => {
+    if ("givesUp" in closing.dataset) sure.showModal();
+    else close(false);
+  });
+  for (const button of sure.querySelectorAll("button")) {
+    button.addEventListener("click", () => {
+      sure.close();
+      if (button.value === "yes") close(true);
+    });
+  }
+  addKeys([{ keys: ["c"], says: "close the audit", run: () => closing.click() }]);
+}

@@ -1,6 +1,6 @@
 // What is said about one image, and every step back and forth.
 
-import { boxOf, decode, emptyMask, encode, fill } from "./masks.js";
+import { boxOf, decode } from "./masks.js";
 
 const copy = (value) => JSON.parse(JSON.stringify(value));
 
@@ -68,44 +68,34 @@ export class Sheet {
   }
 
   /**
-   * What goes to the server: without what the machine said of itself, and placed in the same way
-   * in every row, as the others of the workspace are.
+   * What goes to the server: without what the machine said of itself. Nothing is made up: a
+   * finding has the places that somebody gave it, but for the box that its mask or points fill.
    */
   plain(places) {
-    const placed = this.findings.filter((one) => one.box || one.keypoints || one.mask);
-    const held = PLACES.filter((name) => places.includes(name) || placed.some((one) => one[name]));
+    const placed = this.findings.filter((one) => PLACES.some((name) => one[name]));
     return (placed.length ? placed : this.findings).map((one) => {
       const said = { class: one.class };
-      if (placed.length) for (const name of held) said[name] = one[name] || this.#made(name, one, placed);
+      for (const name of PLACES) if (one[name]) said[name] = one[name];
+      if (!said.box && places.includes("box")) {
+        const box = this.#filled(one);
+        if (box) said.box = box;
+      }
       return said;
     });
   }
 
-  /** A place that a finding lacks, from those that it has. */
-  #made(name, one, placed) {
-    if (name === "keypoints") {
-      const { length } = placed.find((other) => other.keypoints)?.keypoints || this.points;
-      return Array.from({ length }, () => [0, 0, 0]);
-    }
+  #filled(one) {
     const [height, width] = this.size;
-    const box = one.box || (one.mask ? boxOf(decode(one.mask), height, width) : around(one.keypoints));
-    return name === "box" ? box : rectangle(box, this.size);
+    return one.mask ? boxOf(decode(one.mask), height, width) : one.keypoints ? around(one.keypoints) : null;
   }
 }
 
 const PLACES = ["box", "keypoints", "mask"];
 
-/** A mask that fills a box. */
-export function rectangle([x0, y0, x1, y1], [height, width]) {
-  const mask = emptyMask(height, width);
-  fill(mask, height, width, [[x0, y0], [x1, y0], [x1, y1], [x0, y1]], 1);
-  return encode(mask, height, width);
-}
-
 function around(points) {
   const seen = points.filter((point) => point[2]);
   const xs = seen.map((point) => point[0]);
   const ys = seen.map((point) => point[1]);
-  const [x0, y0] = [Math.min(...xs), Math.min(...ys)];
-  return [x0, y0, Math.max(...xs, x0 + 1), Math.max(...ys, y0 + 1)];
+  const box = [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
+  return seen.length && box[0] < box[2] && box[1] < box[3] ? box : null;
 }

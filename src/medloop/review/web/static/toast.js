@@ -11,5 +11,6 @@ export function toast(text, { bad = false, stays = false } = {}) {
   if (text && !stays) timer = setTimeout(() => { place.hidden = true; }, bad ? 7000 : 2600);
 }
 
-export const lost = () => toast("The server does not answer. Your work is kept here and sent again.", { bad: true, stays: true });
+const AWAY = "The server does not answer. Your work is kept here and sent again.";
+export const lost = (tries, words = AWAY) => toast(words, { bad: true, stays: true });
 export const found = () => { if (place.classList.contains("bad")) toast(""); };

@@ -114,7 +114,7 @@ async function show() {
   showOverlays();
   await viewer.show(item.id, item.height, item.width);
   if (now?.item !== item) return;
-  editor.open(sheet, { others: item.others, skeleton: item.skeleton });
+  editor.open(sheet, { others: item.others, proposed: item.proposed, skeleton: item.skeleton });
   now.began = performance.now();
   stage.dataset.item = item.id;
 }
@@ -125,6 +125,7 @@ function about(item) {
   if (item.blind) said.push("the machine's answer is hidden");
   else if (item.probability_wrong != null) said.push(`wrong with probability ${percent(item.probability_wrong)}, says the machine`);
   if (item.decided) said.push("decided by a person");
+  if (item.proposed.length) said.push("the machine would place a person's points elsewhere");
   return said.join(" · ");
 }
 
@@ -204,10 +205,10 @@ function showHistory() {
     const person = !event.findings.length || event.findings[0].source !== "model";
     row.className = person ? "human" : "model";
     const what = document.createElement("b");
-    what.textContent = described(event.findings);
+    what.textContent = event.withdrawn ? "taken back" : described(event.findings);
     const who = document.createElement("span");
     who.className = "quiet";
-    const did = { round: "", answers: "answer", given: "given at the start" }[event.what] ?? event.what;
+    const did = { round: "", answers: "answer", given: "given at the start", undo: event.withdrawn ? "" : "undo" }[event.what] ?? event.what;
     const parts = [event.who, did, person ? "" : `round ${event.round}`, when(event.when)];
     who.textContent = parts.filter(Boolean).join(" · ");
     row.append(what, who);
@@ -244,6 +245,9 @@ function showOverlays() {
   const activation = box.querySelector("[data-layer=activation]");
   activation.parentElement.hidden = !start.activation || item.blind;
   editor.shown.others = others && box.querySelector("[data-layer=others]").checked;
+  const proposed = item.proposed.length > 0;
+  box.querySelector("[data-layer=proposed]").parentElement.hidden = !proposed;
+  editor.shown.proposed = proposed && box.querySelector("[data-layer=proposed]").checked;
   showActivation();
 }
 
@@ -564,6 +568,7 @@ addKeys([
   { keys: ["Shift+w"], says: "window as it was", run: () => viewer.resetWindow() },
   { keys: ["m"], says: "show and hide the marks", run: () => layer("marks") },
   { keys: ["o"], says: "show what others said", run: () => layer("others") },
+  ...(kind !== "audit" ? [{ keys: ["g"], says: "show where the machine would place it", run: () => layer("proposed") }] : []),
   ...(start.activation ? [{ keys: ["a"], says: "show the activation map", run: () => layer("activation") }] : []),
   ...(kind === "fix" ? [{ keys: ["i"], says: "the image's own page", run: () => now && location.assign(`/image/${now.item.id}`) }] : []),
   { keys: ["t"], says: "another answered meanwhile: take theirs", run: takeTheirs, when: () => Boolean(now?.clash) },

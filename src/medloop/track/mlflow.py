@@ -1,0 +1,69 @@
+"""Runs as MLflow keeps them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medloop.errors import MissingError
+from medloop.track.tracker import Tracker, flat
+
+#: MLflow refuses longer values.
+_LONGEST = 500
+
+
+class MLflow(Tracker):
+    """One run of MLflow a run; in a folder unless ``MLFLOW_TRACKING_URI`` is set.
+
+    Parameters
+    ----------
+    folder : Path
+    project : str
+        Name of the experiment.
+    """
+
+    def __init__(self, folder: Path, project: str) -> None:
+        try:
+            from mlflow.tracking import MlflowClient
+        except ImportError:
+            raise MissingError(
+                "tracker 'mlflow' needs mlflow. Install it with: pip install mlflow-skinny"
+            ) from None
+        where = os.environ.get("MLFLOW_TRACKING_URI") or folder.resolve().as_uri()
+        self._client: Any = MlflowClient(tracking_uri=where)
+        known = self._client.get_experiment_by_name(project)
+        self._experiment = (
+            self._client.create_experiment(project) if known is None else known.experiment_id
+        )
+        self._open: dict[str, str] = {}
+
+    def start(self, run: str, settings: Mapping[str, Any]) -> None:
+        """Begin a run."""
+        made = self._client.create_run(self._experiment, run_name=run)
+        self._open[run] = made.info.run_id
+        for name, value in flat(settings).items():
+            self._client.log_param(made.info.run_id, name, str(value)[:_LONGEST])
+
+    def figures(self, run: str, values: Mapping[str, float], *, step: int | None = None) -> None:
+        """Log numbers."""
+        for name, value in values.items():
+            self._client.log_metric(self._open[run], name, float(value), step=step or 0)
+
+    def artifact(self, run: str, kind: str, name: str, about: Mapping[str, Any]) -> None:
+        """Log an artifact by its name and hash, as a tag."""
+        said = json.dumps({"name": name, **about}, ensure_ascii=False)
+        self._client.set_tag(self._open[run], kind, said[:5000])
+
+    def end(self, run: str) -> None:
+        """End a run."""
+        held = self._open.pop(run, None)
+        if held is not None:
+            self._client.set_terminated(held)
+
+    def close(self) -> None:
+        """End all runs."""
+        for run in list(self._open):
+            self.end(run)
