@@ -26,7 +26,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -58,13 +59,13 @@ def main() -> None:
         print("making the workspace", file=sys.stderr)
         home = make_workspace(Path(folder), arguments.images)
         began = time.perf_counter()
-        with serving(home) as port:
+        with serving(home) as door:
             rows.append(("start, until the first answer", time.perf_counter() - began, "s"))
-            rows += pages(port)
-            rows += next_images(port)
-            rows += in_browser(port)
-            rows += load(port, arguments.requests, arguments.images)
-            rows += contention(port, home, arguments.edits, arguments.images)
+            rows += pages(door)
+            rows += next_images(door)
+            rows += in_browser(door)
+            rows += load(door, arguments.requests, arguments.images)
+            rows += contention(door, home, arguments.edits, arguments.images)
     text = markdown(arguments.images, rows)
     print(text, end="")
     if arguments.out:
@@ -129,8 +130,8 @@ def name(i: int) -> str:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[int]:
-    """Start the command in a process of its own; yields its port."""
+def serving(home: Path) -> Iterator[Door]:
+    """Start the command in a process of its own."""
     with subprocess.Popen(
         [sys.executable, "-c", START, str(home)],
         stdout=subprocess.PIPE,
@@ -139,25 +140,38 @@ def serving(home: Path) -> Iterator[int]:
     ) as started:
         try:
             assert started.stdout is not None
-            port = int(started.stdout.readline().strip().rsplit(":", 1)[1].strip("/"))
-            Client(port).ask("GET", "/api/session")
-            yield port
+            address = urlsplit(started.stdout.readline().strip())
+            door = Door(address.port or 0, address.fragment)
+            Client(door).ask("GET", "/api/session")
+            yield door
         finally:
             started.terminate()
+
+
+class Door(NamedTuple):
+    """Where the server listens, and the token of its session."""
+
+    port: int
+    session: str
 
 
 class Client:
     """One connection that stays open."""
 
-    def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    def __init__(self, door: Door) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=120)
+        self.session = door.session
         self.token = ""
         self.token = self.ask("GET", "/api/session")[1]["write_token"]
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Return the status, and the answer where it is JSON."""
         sent = None if body is None else json.dumps(body).encode()
-        headers = {"X-Medloop-Token": self.token, "Content-Type": "application/json"}
+        headers = {
+            "Authorization": f"Bearer {self.session}",
+            "X-Medloop-Token": self.token,
+            "Content-Type": "application/json",
+        }
         self.connection.request(method, path, sent, headers)
         answer = self.connection.getresponse()
         data = answer.read()
@@ -189,9 +203,9 @@ def timed(work: Callable[[], Any]) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def pages(port: int) -> Rows:
+def pages(door: Door) -> Rows:
     """Load every page twenty times, one after the other."""
-    client = Client(port)
+    client = Client(door)
     item = client.get("/api/queue?limit=1")["rows"][0]["id"]
     client.post("/api/audit/start", {"error_rate": 0.02, "confidence": 0.95})
     found: Rows = []
@@ -209,9 +223,9 @@ def pages(port: int) -> Rows:
     return found
 
 
-def next_images(port: int) -> Rows:
+def next_images(door: Door) -> Rows:
     """Answer 200 images as a page without prefetch would: answer, next, picture."""
-    client = Client(port)
+    client = Client(door)
     spent: dict[str, list[float]] = {"answer": [], "next": [], "picture": []}
     item = client.post("/api/next", {"kind": "fix"})["item"]
     for _ in range(200):
@@ -247,7 +261,7 @@ _PRESS = """async (key) => {
 }"""
 
 
-def in_browser(port: int) -> Rows:
+def in_browser(door: Door) -> Rows:
     """Press keys in a real browser; the time until the next image is drawn."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
@@ -260,7 +274,9 @@ def in_browser(port: int) -> Rows:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=found, args=options)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.goto(f"http://127.0.0.1:{port}/fix")
+        page.goto(f"http://127.0.0.1:{door.port}/login#{door.session}")
+        page.wait_for_url(f"http://127.0.0.1:{door.port}/")
+        page.goto(f"http://127.0.0.1:{door.port}/fix")
         page.wait_for_selector(".stage[data-item]")
         spent = []
         for i in range(60):
@@ -273,14 +289,14 @@ def in_browser(port: int) -> Rows:
     ]
 
 
-def load(port: int, requests: int, images: int) -> Rows:
+def load(door: Door, requests: int, images: int) -> Rows:
     """Let 50 clients look and answer at once, as fast as they are answered."""
     spent: list[float] = []
     wrong: list[Any] = []
 
     def work(number: int) -> None:
         chance = random.Random(number)
-        client = Client(port)
+        client = Client(door)
         rows = client.get(f"/api/queue?limit=40&offset={40 * number + images // 10}")["rows"]
         for _ in range(requests // CLIENTS):
             row = chance.choice(rows)
@@ -310,7 +326,7 @@ def load(port: int, requests: int, images: int) -> Rows:
                 status, answer = client.ask("GET" if body is None else "POST", path, body)
             except OSError as error:
                 wrong.append(error)
-                client = Client(port)
+                client = Client(door)
                 continue
             spent.append(1000 * (time.perf_counter() - began))
             if status != 200:
@@ -328,15 +344,15 @@ def load(port: int, requests: int, images: int) -> Rows:
     ]
 
 
-def contention(port: int, home: Path, edits: int, images: int) -> Rows:
+def contention(door: Door, home: Path, edits: int, images: int) -> Rows:
     """Let 50 clients edit the same 10 images, and look for edits that are gone."""
-    queue = Client(port).get(f"/api/queue?limit={ITEMS}&offset={images // 2}")["rows"]
+    queue = Client(door).get(f"/api/queue?limit={ITEMS}&offset={images // 2}")["rows"]
     items = [row["id"] for row in queue]
     taken: list[tuple[str, int, int, str]] = []
     refused = [0] * CLIENTS
 
     def work(number: int) -> None:
-        client = Client(port)
+        client = Client(door)
         known: dict[str, int] = {}
         for k in range(edits):
             item = items[(number + k) % len(items)]

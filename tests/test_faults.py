@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, ImageSet
+from image_sets import SMALL, ImageSet
 from medloop.errors import WorkspaceError
 from medloop.export import export_labels
 from medloop.run import run

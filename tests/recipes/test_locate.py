@@ -7,15 +7,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medloop.dataset import ArrayPixels, Dataset
 from medloop.errors import DataError
+from medloop.labels import Labels
 from medloop.localization import best_centre_box, best_iou
+from medloop.predict import predict_images
 from medloop.recipes.locate import Locate
 from medloop.run import run
 from medloop.store.workspace import Workspace
 
 SIDE = 64
 CLASSIFIER = {"size": 32, "n_centroids": 24, "n_components": 32, "variants": 2}
-DETECTOR = {"size": 64, "epochs": 20, "min_steps": 40, "batch": 8, "augment": 0.0, "threads": 1}
+DETECTOR = {
+    "size": 32,
+    "epochs": 1,
+    "min_steps": 20,
+    "max_steps": 20,
+    "batch": 8,
+    "augment": 0.0,
+    "threads": 1,
+}
 
 
 def blobs(folder, n=45, seed=0):
@@ -62,11 +73,21 @@ def drawn(tmp_path_factory):
     return folder, blobs(folder)
 
 
-@pytest.mark.parametrize("mode", ["ours", "faithful"])
-def test_boxes_come_from_classes_alone(drawn, mode):
+def silently(sentence):
+    """Say nothing."""
+
+
+@pytest.fixture(scope="module", params=["ours", "faithful"])
+def finished(drawn, request):
+    """A finished workspace of each mode."""
     folder, boxes = drawn
-    metrics = run(folder / mode, settings(folder, mode=mode), note=lambda sentence: None)
-    with Workspace.open(folder / mode, read_only=True) as workspace:
+    metrics = run(folder / request.param, settings(folder, mode=request.param), note=silently)
+    return folder / request.param, request.param, boxes, metrics
+
+
+def test_boxes_come_from_classes_alone(finished):
+    path, mode, boxes, metrics = finished
+    with Workspace.open(path, read_only=True) as workspace:
         assert workspace.verify() > 0
         current = workspace.log.current()
         table = workspace.table()
@@ -75,18 +96,106 @@ def test_boxes_come_from_classes_alone(drawn, mode):
     assert current.looked_at.tolist() == table["id"].tolist()
     found = {file[image] for image in current.image.tolist()}
     assert found <= set(boxes)  # nothing is drawn where the class says that there is nothing
-    overlap = [
-        best_iou([current.boxes[row]], [[boxes[file[int(current.image[row])]]]])[0]
-        for row in range(len(current))
-    ]
     if mode == "ours":
         assert len(found) == len(boxes)
-        truth = [np.array([box]) for box in boxes.values()]
-        _, centred = best_centre_box(np.full((len(truth), 2), SIDE), truth)
-        assert np.mean(overlap) > best_iou(centred, truth).mean() + 0.05
+    names = np.array(metrics["classes"])
+    told = {f"{i:02d}.png": ("bright", "dark", "nothing")[i % 3] for i in range(45)}
+    assert [told[file[i]] for i in current.image.tolist()] == names[current.class_id].tolist()
+    assert (current.boxes >= 0).all()
+    assert (current.boxes <= SIDE).all()
     assert metrics["recipe"] == "locate"
-    assert metrics["rounds"][0]["test"]["n"] > 0
-    assert (folder / mode / "report.html").exists()
+    assert metrics["rounds"][0]["test"]["n"] == 9
+
+
+def test_the_page_shows_where(finished):
+    path, mode, _, _ = finished
+    page = (path / "report.html").read_text()
+    assert "Where it shows" in page
+    assert "A person gave the class of 45 images" in page
+    assert page.count(": activation</figcaption>") == 6 * 2  # six images, two rounds
+    assert 'rect class="machine"' in page
+    assert ("had not learned from its image" in page) == (mode == "ours")
+
+
+def test_predictions_are_coco_results_with_a_probability_of_each_class(finished, tmp_path):
+    path, _, _, metrics = finished
+    made = predict_images(path, path.parent / "images", tmp_path / "out.json", note=silently)
+    entries = json.loads((tmp_path / "out.json").read_text())
+    assert made["images"] == len(entries) == 45
+    for entry in entries:
+        assert sum(entry["probs"].values()) == pytest.approx(1, abs=1e-4)
+        assert entry["probs"][entry["category"]] == max(entry["probs"].values())
+        assert metrics["classes"][entry["category_id"] - 1] == entry["category"]
+        if entry["category"] == "nothing":
+            assert entry["bbox"] == [0, 0, 0, 0]
+
+
+def test_a_cut_run_ends_like_a_whole_one(finished):
+    path, mode, _, _ = finished
+    folder = path.parent
+
+    def cut(stage, done, total):
+        if stage == "rounds" and done == 0:
+            raise KeyboardInterrupt
+
+    config = settings(folder, mode=mode)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder / f"{mode}-cut", config, note=silently, progress=cut)
+    run(folder / f"{mode}-cut", config, note=silently)
+    tables = []
+    for name in (path, folder / f"{mode}-cut"):
+        with Workspace.open(name, read_only=True) as workspace:
+            tables.append((workspace.log.current(), [e.kind for e in workspace.log.events()]))
+    (whole, kinds), (again, same) = tables
+    assert kinds == same
+    for column, values in whole.columns():
+        np.testing.assert_array_equal(values, getattr(again, column), err_msg=column)
+
+
+class Spy:
+    """A classifier that writes down which images it learned from before it looks at others."""
+
+    name = "spy"
+
+    def __init__(self, seen):
+        self.seen, self.learned = seen, set()
+
+    def fit(self, dataset, labels, *, seed):
+        made = Spy(self.seen)
+        made.learned = set(dataset.group[dataset.position(labels.image)].tolist())
+        return made
+
+    def label(self, dataset, *, progress=None):
+        assert not self.learned & set(dataset.group.tolist())
+        self.seen.update(dataset.id.tolist())
+        probs = np.full((len(dataset), len(dataset.classes)), 1 / len(dataset.classes))
+        return Labels(image=dataset.id, class_id=np.zeros(len(dataset)), probs=probs)
+
+
+def test_no_map_comes_from_a_model_that_learned_from_the_patient(monkeypatch):
+    random = np.random.default_rng(0)
+    pixels = ArrayPixels({"all": random.integers(0, 255, (30, 24, 24), dtype=np.uint8)})
+    dataset = Dataset(
+        pixels=pixels,
+        file=[f"all/{i}" for i in range(30)],
+        classes=("x", "y"),
+        group=np.arange(30) // 3,
+    )
+    known = Labels(image=dataset.id, class_id=np.arange(30) % 2, source=np.full(30, "human"))
+    mapped = set()
+
+    def fake_maps(classifier, part, class_id, **settings):
+        assert not classifier.learned & set(part.group.tolist())
+        mapped.update(part.id.tolist())
+        return random.random((len(part), 6, 6))
+
+    monkeypatch.setattr("medloop.recipes.locate.maps_of", fake_maps)
+    seen = set()
+    config = Locate(images="", mode="ours", rounds=0)
+    proposal = config.steps(dataset, known, Spy(seen))(known, None, 0)
+    assert seen == mapped == set(range(30))
+    assert proposal.labels.image.tolist() == list(range(30))
+    assert (proposal.labels.boxes[:, 2] > proposal.labels.boxes[:, 0]).all()
 
 
 def test_a_persons_boxes_stand_and_teach(drawn, tmp_path):
@@ -109,16 +218,27 @@ def test_a_persons_boxes_stand_and_teach(drawn, tmp_path):
         ],
     }
     (tmp_path / "few.json").write_text(json.dumps(document))
+    told = []
     config = settings(folder, rounds=0, boxes=str(tmp_path / "few.json"))
-    run(tmp_path / "ws", config, note=lambda sentence: None)
+    run(tmp_path / "ws", config, note=told.append)
     with Workspace.open(tmp_path / "ws", read_only=True) as workspace:
-        current = workspace.log.current()
+        current, table = workspace.log.current(), workspace.table()
+        about = workspace.load_json("rounds/00/student/student.json", None)
     human = current[current.source == "human"]
     assert len(human) == len(names)
-    assert not set(human.image.tolist()) & set(current[current.source == "model"].image.tolist())
+    machine = current[current.source == "model"]
+    assert not set(human.image.tolist()) & set(machine.image.tolist())
+    file = dict(zip(table["id"].tolist(), table["file"].tolist(), strict=True))
+    truth = [np.array([boxes[file[i]]]) for i in machine.image.tolist()]
+    _, centred = best_centre_box(np.full((len(truth), 2), SIDE), truth)
+    assert best_iou(machine.boxes, truth).mean() > best_iou(centred, truth).mean() + 0.05
+    said = " ".join(about["settings"]["said"])
+    assert "person's boxes taught it" in said
+    page = (tmp_path / "ws" / "report.html").read_text()
+    assert "of the images with a person&#39;s boxes are not in the training split" in page
 
 
 def test_background_of_an_unknown_name_is_refused(drawn, tmp_path):
     folder, _ = drawn
     with pytest.raises(DataError, match="background class 'nthing' is none of bright, dark"):
-        run(tmp_path / "ws", settings(folder, background=["nthing"]), note=lambda sentence: None)
+        run(tmp_path / "ws", settings(folder, background=["nthing"]), note=silently)

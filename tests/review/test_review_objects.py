@@ -68,7 +68,8 @@ def landmarks(path, n=40, *, extra=0):
 
 
 def plain(findings):
-    return [{k: one[k] for k in ("class", "box", "keypoints") if k in one} for one in findings]
+    held = [{k: one[k] for k in ("class", "box", "keypoints") if k in one} for one in findings]
+    return json.loads(json.dumps(held))
 
 
 def test_what_a_person_named_stands_beside_the_machines_and_is_edited_with_it(tmp_path):

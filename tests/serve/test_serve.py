@@ -351,9 +351,8 @@ def test_pages_answer_with_the_safety_headers(both):
         assert answer.status_code == (404 if path in ("nothing", "static/../app.py") else 200), path
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["cache-control"] in ("no-store", "no-cache") or path in (
-            "openapi.json",
-        )
+        if path != "openapi.json":
+            assert answer.headers["cache-control"] in ("no-store", "no-cache"), path
     paths = httpx.get(both.address + "openapi.json").json()["paths"]
     assert set(paths["/v1/predict"]["post"]["responses"]) >= {"200", "413", "415", "422"}
     assert "multipart/form-data" in paths["/v1/predict"]["post"]["requestBody"]["content"]

@@ -58,15 +58,29 @@ def export(
     out: Annotated[Path, typer.Option(help="File or folder to write.")],
     format: Annotated[
         str,
-        typer.Option(help="csv, parquet, coco, yolo, voc, folder, label-studio or hf."),
+        typer.Option(
+            help="csv, parquet, coco, yolo, voc, folder, label-studio, hf, dicom-seg or dicom-sr."
+        ),
     ] = "csv",
+    deidentified: Annotated[
+        bool,
+        typer.Option("--deidentified", help="dicom-seg, dicom-sr: pseudonyms for patients."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the labels for another tool; they are read back before they are delivered."""
     from medloop.cli.show import note, result
-    from medloop.export import export_workspace
+    from medloop.errors import UsageError
+    from medloop.export import DICOM_FORMATS, export_workspace
 
-    done = export_workspace(workspace, out, format=format)
+    if deidentified and format not in DICOM_FORMATS:
+        raise UsageError(f"--deidentified is for {' and '.join(DICOM_FORMATS)}, got {format!r}.")
+    if deidentified:
+        from medloop.export.dicom_source import export_dicom
+
+        done = export_dicom(workspace, out, format=format, deidentified=True)
+    else:
+        done = export_workspace(workspace, out, format=format)
     if done.lost:
         note(done.lost)
     result(f"{done.labels:,} labels in {out}.", done.to_json(), as_json=as_json)

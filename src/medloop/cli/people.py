@@ -105,11 +105,16 @@ def queue(
 
 def answers(
     workspace: WS,
-    table: Annotated[Path, typer.Argument(metavar="ANSWERS", help="CSV: file,label.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ANSWERS", help="CSV: file,label; or JSON: a Label Studio export, or COCO."
+        ),
+    ],
     reviewer: Annotated[str, typer.Option(help="Who answered.")] = "reviewer",
     as_json: Json = False,
 ) -> None:
-    """Take a table of a person's labels, for the audit as well as for the queue."""
+    """Take a person's labels from a file, for the audit as well as for the queue."""
     from medloop.cli.show import result
     from medloop.review.tables import read_answers
 

@@ -80,7 +80,7 @@ def differs(
     same = one.class_id[:, None] == other.class_id[None, :]
     if loss == "iou":
         a, b = _held(one, "box"), _held(other, "box")
-        neither = ~a.any(axis=1)[:, None] & ~b.any(axis=1)[None, :]
+        neither = (a == 0).all(axis=1)[:, None] & (b == 0).all(axis=1)[None, :]
         near = np.asarray(neither | (iou(a, b) >= asked - 1e-12))
     else:
         near = _point_error(one, other) <= asked + 1e-12

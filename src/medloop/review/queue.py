@@ -97,8 +97,9 @@ class Doubts:
 def image_doubts(index: Index, cost: Floats) -> Doubts:
     """Say how much each image needs a look.
 
-    An image counts by its most doubtful finding. Where a model looked and found nothing it counts
-    as the average image, since nothing is known; where nobody looked, as surely wrong.
+    An image counts by its most doubtful finding. Where a model looked and found nothing, or where
+    only a person named something, it counts as the average image, since nothing is known; where
+    nobody looked, as surely wrong.
     """
     n = len(index.ids)
     doubt, value = np.full(n, -1.0), np.full(n, -1.0)
@@ -114,7 +115,9 @@ def image_doubts(index: Index, cost: Floats) -> Doubts:
         worst = np.flatnonzero(wrong == doubt[here])
         class_id[here[worst]], score[here[worst]] = part.class_id[worst], part.score[worst]
     known = doubt >= 0
-    empty = ~known & (index.model > 0)
+    named = np.zeros(n, bool)
+    named[index.positions(np.array(sorted(index.partly), np.int64))] = True
+    empty = ~known & ((index.model > 0) | named)
     doubt[empty] = doubt[known].mean() if known.any() else 0.5
     value[empty] = value[known].mean() if known.any() else 0.5
     nobody = ~known & ~empty
@@ -123,7 +126,13 @@ def image_doubts(index: Index, cost: Floats) -> Doubts:
 
 
 def reason(
-    doubt: float, *, labelled: bool, looked: bool, reopened: bool, proposed: bool = False
+    doubt: float,
+    *,
+    labelled: bool,
+    looked: bool,
+    reopened: bool,
+    proposed: bool = False,
+    named: bool = False,
 ) -> str:
     """Say in a few words why an image stands in the queue.
 
@@ -136,6 +145,8 @@ def reason(
         return "an answer was taken back"
     if proposed:
         return "the machine would place a person's points elsewhere"
+    if named and not labelled:
+        return "a person named some of what it holds"
     if not looked:
         return "no label yet"
     if not labelled:

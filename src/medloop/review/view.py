@@ -141,6 +141,7 @@ class View:
                 looked=looked,
                 reopened=reopened,
                 proposed=int(self.state.ids[at]) in self.proposed,
+                named=int(self.state.ids[at]) in self.state.index.partly,
             ),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -27,13 +28,13 @@ class MLflow(Tracker):
 
     def __init__(self, folder: Path, project: str) -> None:
         try:
-            from mlflow.tracking import MlflowClient
+            tracking: Any = importlib.import_module("mlflow.tracking")
         except ImportError:
             raise MissingError(
                 "tracker 'mlflow' needs mlflow. Install it with: pip install mlflow-skinny"
             ) from None
         where = os.environ.get("MLFLOW_TRACKING_URI") or folder.resolve().as_uri()
-        self._client: Any = MlflowClient(tracking_uri=where)
+        self._client = tracking.MlflowClient(tracking_uri=where)
         known = self._client.get_experiment_by_name(project)
         self._experiment = (
             self._client.create_experiment(project) if known is None else known.experiment_id

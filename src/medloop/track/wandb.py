@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,12 +24,12 @@ class WeightsAndBiases(Tracker):
 
     def __init__(self, folder: Path, project: str) -> None:
         try:
-            import wandb
+            wandb: Any = importlib.import_module("wandb")
         except ImportError:
             raise MissingError(
                 "tracker 'wandb' needs wandb. Install it with: pip install wandb"
             ) from None
-        self._wandb: Any = wandb
+        self._wandb = wandb
         self.folder, self.project = folder, project
         # nothing leaves the machine unasked
         self.mode = os.environ.get("WANDB_MODE") or "offline"

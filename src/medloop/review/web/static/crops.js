@@ -19,6 +19,9 @@ let at = 0;
 let busy = false;
 const left = new Set();
 
+/** Longest side of the small picture of a whole image. */
+const OVERVIEW = 216;
+
 const make = (name, className, text = "") => {
   const element = document.createElement(name);
   if (className) element.className = className;
@@ -34,6 +37,13 @@ function overview(row) {
   image.src = `/picture/${row.id}/small`;
   image.alt = "";
   const layer = svg("svg", { viewBox: `0 0 ${row.width || 1} ${row.height || 1}` });
+  if (row.width && row.height) {
+    const scale = OVERVIEW / Math.max(row.width, row.height);
+    image.style.width = `${row.width * scale}px`;
+    image.style.height = `${row.height * scale}px`;
+    layer.style.width = image.style.width;
+    layer.style.height = image.style.height;
+  }
   holder.append(image, layer);
   return [holder, layer];
 }
