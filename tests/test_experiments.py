@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medloop import experiments
+from medloop import experiment_table, experiments
 from medloop.dataset import ArrayPixels
 from medloop.errors import DataError, LockedError, UsageError
 from medloop.experiment_grid import Arm, Showing, read_grid
@@ -19,6 +20,7 @@ from medloop.experiment_table import Cases, _difference
 from medloop.experiments import ShownPixels, _drawn, framed, run_grid
 from medloop.phantoms import draw_phantoms
 from medloop.prepare.border import cut
+from medloop.stats import bootstrap
 from medloop.store.lock import exclusive
 from medloop.track import read_log
 
@@ -43,6 +45,17 @@ experiments:
     base: {{curve: 2}}
     grid: {{options.penalty: [0.1, 1.0], balanced: [true]}}
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_draws():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_table, "bootstrap", partial(bootstrap_of, most=60))
+        yield
+
+
+def bootstrap_of(*arrays, most, draws=60, **more):
+    return bootstrap(*arrays, draws=min(draws, most), **more)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +173,16 @@ def test_the_table_holds_every_arm_and_test(finished):
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
+def test_the_command_prints_the_table(finished, folder, capsys):
+    from medloop.cli.experiments import experiments as command
+
+    out, tables = finished
+    command(folder / "grid.yaml", out)
+    assert capsys.readouterr().out.strip() == (out / "table.md").read_text().strip()
+    command(folder / "grid.yaml", out, as_json=True)
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(tables))
+
+
 def test_everything_is_in_the_log(finished):
     out, _ = finished
     lines = read_log(out / "experiments.jsonl")
@@ -205,6 +228,7 @@ def test_a_cut_grid_goes_on_and_only_what_changed_is_made_again(folder, tmp_path
         return plain(plan, data, log)
 
     monkeypatch.setattr(experiments, "make_run", counted)
+    monkeypatch.setattr("medloop.experiment_report._page", lambda name, tables: "")
     path = changed(folder, "seeds: [0, 1]", "seeds: [0]")
     with pytest.raises(KeyboardInterrupt):
         run_grid(path, tmp_path, note=quiet)
@@ -240,7 +264,7 @@ def test_a_network_is_trained_along_a_curve(folder, tmp_path):
         options: null
 """
     )
-    options = "{backbone: resnet18, size: 24, epochs: 2, batch: 6, max_steps: 4, min_steps: 1}"
+    options = "{backbone: resnet18, size: 32, epochs: 2, batch: 6, max_steps: 4, min_steps: 1}"
     path = folder / "net.yaml"
     text = text.replace("seeds: [0, 1]", "seeds: [0]").replace(f"options: {SMALL}, ", "")
     path.write_text(text.replace("null", options))

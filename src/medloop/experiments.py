@@ -438,7 +438,8 @@ def _curve(
         part = known
         if student.name == "network":
             epochs = max(1, round(student.epochs / arm.curve))
-            step = replace(student, epochs=epochs, warm_start=True, min_steps=1)
+            rate = student.trained["lr"] if student.trained else student.lr
+            step = replace(student, epochs=epochs, warm_start=True, min_steps=1, lr=rate)
             student = step.fit(learning, known, seed=seed + number)
             fitted, at = student, number * epochs
         else:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_review_objects import points_of
-from test_web_browser import answers, current, drag, ready, settled
+from test_web_browser import CONTRAST, answers, current, drag, ready, settled
 from web_running import client_of, running
 from web_workspaces import SKELETON, class_workspace, image_row, object_workspace
 
@@ -149,6 +149,7 @@ def test_findings_by_the_dozen(tmp_path, new_page):
         assert page.locator(".field:nth-child(1) .crop").count() == counts[0]
         assert page.locator(".crop").count() == sum(counts[:12])
         assert page.locator(".field:nth-child(1) .overview rect").count() == counts[0]
+        assert page.evaluate(CONTRAST) == []
         # the first finding is not there, the second is of another class, the second image waits
         other = 1 + (queue[0]["findings"][1]["class"] == "round cell")
         page.keyboard.press("x")

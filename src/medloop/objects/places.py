@@ -84,7 +84,8 @@ class PlaceJudges(Judges):
             unknown = class_id < 0
             if unknown.any():
                 class_id[unknown] = student.decide(rest[unknown]).class_id
-            found.append(student.locate(rest, class_id))
+            folder = self.workspace.path("cache") / "masks"
+            found.append(student.locate(rest, class_id, folder=folder))
         labels = Labels.concat(found)
         # where a person drew boxes the machine's are not wanted
         wanted = _drawn(labels) & ~np.isin(labels.image, self.few.image)

@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from medloop.choose import Choice, Example, choose, self_taught, tune
 from medloop.curriculum import stages, teachers
@@ -89,6 +89,13 @@ class Locate(Recipe):
     #: A person's few boxes; filled when they are read.
     _few: Labels | None = PrivateAttr(default=None)
     _note: Note | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _rounds_of_ours(self) -> Self:
+        """Ask for two rounds of ours: on real images the second one hardly moved boxes any more."""
+        if self.mode == "ours" and "rounds" not in self.model_fields_set:
+            self.rounds = 2
+        return self
 
     def steps(
         self,
@@ -218,15 +225,19 @@ class Bench:
             own["points"] = GRIDS[min(number, len(GRIDS) - 1)]
         return own
 
-    def masks(self, number: int) -> Callable[[int], Masks | None]:
-        """Propose the masks of all images, or read them back; None for one that has none."""
+    def masks(self, number: int, *, beside: Ints | None = None) -> Callable[[int], Masks | None]:
+        """Propose masks where something shows, or read them back; None for an image without any.
+
+        ``beside`` are images of a background class that are wanted too.
+        """
         options = self.options(number)
-        key = json.dumps(options, sort_keys=True, default=str)
+        images = self.shown.image if beside is None else np.union1d(self.shown.image, beside)
+        key = json.dumps([options, len(images)], sort_keys=True, default=str)
         if key not in self._proposed:
             folder = None if self.folder is None else self.folder / "masks"
             masks_of, refused = propose_all(
                 make_proposer(self.config.proposals, options),
-                self.dataset.where(images=self.known.image),
+                self.dataset.where(images=images),
                 folder=folder,
                 progress=self.progress,
             )
@@ -423,10 +434,11 @@ def _placed(
     for row, (image, k) in enumerate(
         zip(known.image.tolist(), known.class_id.tolist(), strict=True)
     ):
-        given, masks = bench.few.of([image]), masks_of(image)
+        given = bench.few.of([image])
+        masks = None if nowhere[row] or len(given) else masks_of(image)
         if len(given):
             box[row], score[row] = given.boxes[0], 1.0
-        elif not nowhere[row] and masks is not None:
+        elif masks is not None:
             box[row], score[row] = place(
                 crossed.maps[image],
                 masks,
@@ -454,37 +466,38 @@ def _choice(bench: Bench, crossed: Crossed) -> Choice:
         bench.say(f"{lost:,} of the images with a person's boxes {said} nothing.")
     if len(few) == 0:
         return PEAKS
-    masks_of = bench.masks(0)
+    drawn = np.unique(few.image)
     nothing = bench.known.image[np.isin(bench.known.class_id, bench.background)]
-    images = np.concatenate([np.unique(few.image), nothing[: len(np.unique(few.image))]])
+    # as many that hold nothing, from everywhere in the table
+    nothing = nothing[:: max(1, len(nothing) // len(drawn))][: len(drawn)]
+    masks_of = bench.masks(0, beside=nothing)
     examples = []
-    for image in images.tolist():
+    for image in [*drawn.tolist(), *nothing.tolist()]:
         masks = masks_of(image)
         if masks is not None:
             pixels, box = bench.dataset.image(image), few.of([image]).boxes
             examples.append(Example(map=crossed.maps[image], masks=masks, image=pixels, box=box))
-    also = {"self-taught": _self_taught(bench, crossed)}
+    also = {"self-taught": _self_taught(bench, crossed, nothing)}
     tuned = tune(examples, start=PEAKS, also=also)
     names = {"soft_iou": "the overlap of map and region", "ranked": "a ranking of regions"}
     names |= {"union": "joining regions", "otsu": "Otsu's threshold of the map"}
     bench.say(
-        f"Boxes are chosen by {names[tuned.choice.rule]}, as {len(np.unique(few.image)):,} images "
+        f"Boxes are chosen by {names[tuned.choice.rule]}, as {len(drawn):,} images "
         f"with a person's boxes taught it: each judged by the others, the mean overlap is "
         f"{tuned.fit:.2f}."
     )
     return tuned.choice
 
 
-def _self_taught(bench: Bench, crossed: Crossed) -> Choice:
+def _self_taught(bench: Bench, crossed: Crossed, nothing: Ints) -> Choice:
     """Learn from all maps together what the things look like that they point at."""
-    masks_of = bench.masks(0)
+    masks_of = bench.masks(0, beside=nothing)
 
     def examples() -> Iterator[tuple[Floats, Masks, Any, bool]]:
-        for image, k in zip(bench.known.image.tolist(), bench.known.class_id.tolist(), strict=True):
+        for image in [*bench.shown.image.tolist(), *nothing.tolist()]:
             masks = masks_of(image)
             if masks is not None:
-                pixels = bench.dataset.image(image)
-                yield crossed.maps[image], masks, pixels, k not in bench.background
+                yield crossed.maps[image], masks, bench.dataset.image(image), image not in nothing
 
     return self_taught(examples())
 

@@ -131,7 +131,7 @@ def _pictures(
     found: dict[int, Labels] = {}
     for number in shown:
         try:
-            student = load_student(workspace.round_folder(number) / "student")
+            student: Any = load_student(workspace.round_folder(number) / "student")
             drawn = _layers(student, dataset, chosen)
         except MedloopError:  # a file of the round is gone: its boxes can be shown all the same
             drawn = {}

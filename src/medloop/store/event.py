@@ -71,7 +71,7 @@ class Event:
         Round of the loop.
     looked_by : str
         Who examined the images that carry no rows: ``"model"``, ``"human"``, or a person
-        ``"partly"``.
+        ``"partly"``; ``"withdrawn"`` takes back what persons decided of them.
     payload : dict
         Everything else that is worth keeping.
     rows : int or None

@@ -17,6 +17,7 @@ from medloop.labels import Labels
 from medloop.overlap import iou
 from medloop.progress import Progress, silent
 from medloop.proposals import Masks, make_proposer
+from medloop.proposals.cache import cached
 from medloop.region_ranking import Ranking
 from medloop.students.calibration import softmax, tempered
 from medloop.students.logistic import labels_of
@@ -91,7 +92,12 @@ class Localizer:
         return self._decided(dataset, progress, probs_only=True)[0]
 
     def locate(
-        self, dataset: Dataset, class_id: ArrayLike, *, progress: Progress = silent
+        self,
+        dataset: Dataset,
+        class_id: ArrayLike,
+        *,
+        folder: Path | None = None,
+        progress: Progress = silent,
     ) -> Labels:
         """Return the place of each image's class, which somebody has said.
 
@@ -103,6 +109,8 @@ class Localizer:
         ----------
         dataset : Dataset
         class_id : (n,) int
+        folder : Path, optional
+            Where masks are kept.
         progress : Progress
 
         Returns
@@ -113,12 +121,14 @@ class Localizer:
         """
         wanted = np.asarray(class_id, np.int64)
         if self.detector is None:
-            box, score = self.chosen(dataset, wanted, progress=progress)
+            box, score = self.chosen(dataset, wanted, folder=folder, progress=progress)
         else:
             found = self.detector.label(dataset, progress=progress)
             box, score = best_boxes(found, dataset, wanted)
             if self.fine:
-                box, score = self.chosen(dataset, wanted, found=found, progress=progress)
+                box, score = self.chosen(
+                    dataset, wanted, found=found, folder=folder, progress=progress
+                )
         nowhere = np.isin(wanted, self.background)
         box[nowhere], score[nowhere] = 0.0, 0.0
         return Labels(
@@ -154,6 +164,7 @@ class Localizer:
         class_id: ArrayLike,
         *,
         found: Labels | None = None,
+        folder: Path | None = None,
         progress: Progress = silent,
     ) -> tuple[Floats, Floats]:
         """Choose (n, 4) boxes of these classes by the map, and by what a detector found.
@@ -166,7 +177,7 @@ class Localizer:
         box, score = np.zeros((len(dataset), 4)), np.zeros(len(dataset))
         for row, (image, k) in enumerate(zip(dataset.id.tolist(), wanted.tolist(), strict=True)):
             pixels = dataset.image(image)
-            masks = proposer.propose(pixels)
+            masks = cached(proposer, dataset, image, folder=folder)
             box[row], score[row] = place(
                 maps[row], masks, self.choice, pixels, seen_in(found, image, k)
             )

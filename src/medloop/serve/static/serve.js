@@ -21,7 +21,7 @@ function make(name, words = "", kind = "") {
   return made;
 }
 
-const percent = (p) => (p > 0.9995 ? "100%" : `${(100 * p).toFixed(1)}%`);
+const percent = (p) => (p > 0.9995 ? ">99.9%" : `${(100 * p).toFixed(1)}%`);
 
 function blobOf(base64, kind) {
   const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -157,7 +157,9 @@ function count() {
     else if (!row.prediction) more(row.quality.label);
     else more(row.prediction.label);
   }
-  at("tally").replaceChildren(...[...told].map(([name, n]) => {
+  const last = ["bad", CANNOT, "refused"];
+  const order = ([name]) => (name === "images" ? -1 : last.indexOf(name) + 1);
+  at("tally").replaceChildren(...[...told].sort((a, b) => order(a) - order(b)).map(([name, n]) => {
     const one = make("div");
     one.append(make("dt", name), make("dd", String(n)));
     return one;
