@@ -68,7 +68,7 @@ def run(
                 refuse_lacking(listing, dataset, given, config)
                 boxes = None if config.boxes is None else Path(config.boxes)
                 few = given_places(workspace, listing, dataset, given, boxes)
-                config = config.with_boxes(few)
+                config = config.with_boxes(few, note=note)
             else:
                 given = given_labels(workspace, listing, dataset, config)
             _label(workspace, dataset, given, config, progress, note)

@@ -46,7 +46,7 @@ Mask = NDArray[np.bool_]
 
 #: How far points, or the sides of boxes, may move when the image is mirrored and scaled, as a share
 #: of the object's size. Of faces that were no faces the points moved ten times as far.
-STEADY = {"pose": 0.025, "detector": 0.15}
+STEADY = {"pose": 0.02, "detector": 0.15}
 #: A machine's object is a person's where their boxes overlap as much, and disagrees with it where
 #: their points are less similar.
 _SAME, _OTHER = 0.5, 0.5
@@ -134,10 +134,14 @@ def _ours(bench: Bench, known: Labels, before: Proposal | None, number: int) -> 
     fresh = ~_covered(found, known, config.overlap)
     found, moved = found[fresh], moved[fresh]
     # a label whose points move is kept as a place of which nothing is taught
-    steady = moved <= (config.spread or STEADY[config.student])
-    score = np.where(steady, found.score, np.minimum(found.score, config.confidence - 1e-3))
-    found = _single(found.with_(score=score), config.alike, bench.sigmas)
-    labels = _plain(found[found.score >= config.unsure], bench.dataset)
+    limit = config.spread or STEADY[config.student]
+    # what moves a lot is mostly nothing, and teaches that, unless the student was sure of it
+    maybe = (found.score >= config.confidence) | (
+        (found.score >= config.unsure) & (moved <= 2 * limit)
+    )
+    score = np.minimum(found.score, config.confidence - 1e-3)
+    found = found.with_(score=np.where(moved <= limit, found.score, score))[maybe]
+    labels = _plain(_single(found, config.alike, bench.sigmas), bench.dataset)
     return Proposal(fitted, labels, kept=len(sure), doubts=doubts)
 
 

@@ -18,9 +18,11 @@ def summary_words(workspace: Path, metrics: dict[str, Any], status: dict[str, An
     machine = source.get("model", 0)
     if metrics["kind"] == "objects":
         return _object_words(workspace, metrics, source)
+    places = metrics["kind"] == "places"
     lines = [
-        f"{machine:,} images labelled by round {metrics['round_in_use']} of "
-        f"{metrics['student']} ({metrics['mode']}), {source.get('human', 0):,} by a person."
+        f"{machine:,} {'places found' if places else 'images labelled'} by round "
+        f"{metrics['round_in_use']} of {metrics['student']} ({metrics['mode']}), "
+        f"{source.get('human', 0):,} by a person."
     ]
     if metrics["stopped"]:
         lines.append(metrics["stopped"]["sentence"])
@@ -36,7 +38,8 @@ def summary_words(workspace: Path, metrics: dict[str, Any], status: dict[str, An
     if metrics["leak"]:
         lines.append(leak_words(metrics["leak"]))
     lines.append(f"Report: {workspace / 'report.html'}")
-    then = f"medloop export {workspace} --format csv --out labels.csv"
+    format = "coco --out labels.json" if places else "csv --out labels.csv"
+    then = f"medloop export {workspace} --format {format}"
     if machine:
         lines.append(f"Next: {certify_command(str(workspace), machine)}, then {then}")
     else:
