@@ -251,7 +251,8 @@ def test_a_cut_grid_goes_on_and_only_what_changed_is_made_again(folder, tmp_path
         run_grid(path, tmp_path, note=quiet)
 
 
-def test_a_network_is_trained_along_a_curve(folder, tmp_path):
+def test_a_network_is_trained_along_a_curve(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("medloop.experiment_report._page", lambda name, tables: "")
     text = (
         GRID.partition("experiments:")[0]
         + """experiments:
@@ -260,11 +261,11 @@ def test_a_network_is_trained_along_a_curve(folder, tmp_path):
       scratch:
         student: network
         curve: 2
-        per_class: 6
+        per_class: 4
         options: null
 """
     )
-    options = "{backbone: resnet18, size: 32, epochs: 2, batch: 6, max_steps: 4, min_steps: 1}"
+    options = "{backbone: resnet18, size: 32, epochs: 2, batch: 6, max_steps: 2, min_steps: 1}"
     path = folder / "net.yaml"
     text = text.replace("seeds: [0, 1]", "seeds: [0]").replace(f"options: {SMALL}, ", "")
     path.write_text(text.replace("null", options))
@@ -276,7 +277,8 @@ def test_a_network_is_trained_along_a_curve(folder, tmp_path):
     assert "random weights" in said[0]
 
 
-def test_versions_are_data_sets_too(folder, tmp_path):
+def test_versions_are_data_sets_too(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("medloop.experiment_report._page", lambda name, tables: "")
     (folder / "versions.yaml").write_text(
         "sheet: sheet.csv\nimages: images\nversions:\n  v0: {}\n  v1: {where: collection=a}\n"
     )

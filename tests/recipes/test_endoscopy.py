@@ -326,6 +326,7 @@ def test_the_same_seed_makes_the_same_bad_frames(taught):
 
 def test_measured_is_a_regression_on_what_is_measured(taught, tmp_path):
     dataset, known = taught
+    dataset = replace(dataset, classes=("first", "second"))
     fitted = Measured(penalty=1.0).fit(dataset, known, seed=0)
     frames = [dataset.image(i) for i in dataset.id]
     x = measure_all(frames).astype(np.float32).astype(float)
@@ -352,6 +353,36 @@ def test_measured_is_a_regression_on_what_is_measured(taught, tmp_path):
     (tmp_path / "student.json").write_text(json.dumps({"student": "measured"}))
     with pytest.raises(DataError, match="no readable student"):
         Measured.load(tmp_path)
+
+
+def test_what_is_unlike_good_is_bad_though_nobody_showed_it():
+    from sklearn.covariance import LedoitWolf
+
+    sharp = draw_phantoms(64, size=64).images
+    blurred = np.stack([degrade(image, "blur", 0.8) for image in sharp[:24]])
+    smoke = np.stack([degrade(image, "smoke", 0.9, name=str(i)) for i, image in enumerate(sharp)])
+
+    def of(images, classes=("bad", "good")):
+        pixels = ArrayPixels({"a": images})
+        return Dataset(pixels=pixels, file=list(pixels.names()), classes=classes)
+
+    train = np.concatenate([sharp[:40], blurred])
+    known = Labels(image=np.arange(64), class_id=np.repeat([1, 0], [40, 24]))
+    fitted = Measured(penalty=1.0).fit(of(train), known, seed=0)
+    plain = Measured(penalty=1.0).fit(of(train, ("x", "y")), known, seed=0)
+    p_bad, p_plain = (
+        [one.label(of(images, one.classes)).probs[:, 0] for images in (sharp[40:], smoke[40:])]
+        for one in (fitted, plain)
+    )
+    assert (p_bad[1] > 0.5).mean() > 0.9
+    assert (p_bad[0] < 0.5).mean() > 0.7
+    assert np.median(p_bad[1]) > np.median(p_plain[1])
+    # the distance is Mahalanobis' by Ledoit and Wolf
+    rows = measure_all(train).astype(np.float32).astype(float)
+    x = np.clip((rows - rows.mean(0)) / (rows.std(0) + 1e-6), -6, 6)
+    cover = LedoitWolf().fit(x[:40])
+    wanted = np.log(cover.mahalanobis(x) + 1e-6)
+    assert np.allclose(fitted.unlike.distance(x), wanted)
 
 
 # -- whole runs ---------------------------------------------------------------------------------

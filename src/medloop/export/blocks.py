@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from medloop.annotations import Skeleton
 from medloop.errors import UsageError, WorkspaceError
 from medloop.labels import HUMAN, MODEL, Labels
 from medloop.masks import normal
-from medloop.read.parts import stack
+from medloop.read.parts import stacked
 from medloop.store.columns import CHUNK
 from medloop.store.database import Database
 from medloop.store.log import EXTRA
@@ -24,6 +24,15 @@ from medloop.store.workspace import Workspace
 #: A block ends after so many images, or after the image that brings it to so many labels.
 IMAGES = 5_000
 LABELS = 5_000
+
+#: What is known of an image besides its id, and where its row has it.
+_IMAGE = {
+    "file": ("file",),
+    "size": ("height", "width"),
+    "split": ("coalesce(split, 'train')",),
+    "patient": ("grp",),
+    "sha256": ("sha256",),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +138,13 @@ class Source:
         images = self.database.one("SELECT count(*) FROM image WHERE status = 'ok'")[0]
         return int(images), sum(len(event.rows) for event in self.events)
 
-    def blocks(self, *, labels: bool = True, split: str | None = None) -> Iterator[Block]:
+    def blocks(
+        self,
+        *,
+        labels: bool = True,
+        split: str | None = None,
+        images: Collection[str] = frozenset(_IMAGE),
+    ) -> Iterator[Block]:
         """Yield all good images, those without a label too.
 
         Parameters
@@ -138,22 +153,27 @@ class Source:
             Whether to read the labels; without them, blocks are of images only.
         split : str, optional
             Only the images of this split.
+        images : collection of str
+            The columns of the images to read, of ``file`` (always), ``size``, ``split``,
+            ``patient`` and ``sha256``; without values, the others say 0 and ``""``.
         """
+        known = [name for name in _IMAGE if name in images or name == "file"]
+        names = ["id", *(column for name in known for column in _IMAGE[name])]
+        inside, values = (
+            ("", []) if split is None else ("AND coalesce(split, 'train') = ?", [split])
+        )
+        query = (
+            f"SELECT {', '.join(names)} FROM image "
+            f"WHERE status = 'ok' AND id > ? {inside} ORDER BY id LIMIT ?"
+        )
         first, last = 0, -(2**62)
-        while True:
-            rows = self.database.all(
-                "SELECT id, file, height, width, grp, coalesce(split, 'train'), sha256 "
-                "FROM image "
-                "WHERE status = 'ok' AND id > ? AND coalesce(split, 'train') = "
-                "coalesce(?, split, 'train') ORDER BY id LIMIT ?",
-                [last, split, IMAGES],
-            )
-            if not rows:
-                return
+        while rows := self.database.all(query, [last, *values, IMAGES]):
             last = rows[-1][0]
-            ids = np.array([row[0] for row in rows], np.int64)
+            columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+            ids = np.array(columns["id"], np.int64)
             for start, stop in self._cuts(ids) if labels else [(0, len(ids))]:
-                yield self._block(first + start, rows[start:stop], ids[start:stop], labels)
+                part = {name: column[start:stop] for name, column in columns.items()}
+                yield self._block(first + start, part, ids[start:stop], labels)
             first += len(rows)
 
     def _cuts(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -170,20 +190,27 @@ class Source:
             start = stop
 
     def _block(
-        self, first: int, rows: list[tuple[Any, ...]], ids: NDArray[np.int64], labels: bool
+        self, first: int, rows: dict[str, tuple[Any, ...]], ids: NDArray[np.int64], labels: bool
     ) -> Block:
+        def told(name: str) -> list[Any]:
+            return list(rows[name]) if name in rows else [""] * len(ids)
+
         held = self._labels(ids) if labels else Labels.empty()
         human = held.source == HUMAN
         looked = np.where(_within(self.seen, ids), MODEL, "")
         looked = np.where(_within(self.person, ids), HUMAN, looked)
+        size = np.zeros((len(ids), 2), np.int64)
+        for at, side in enumerate(_IMAGE["size"]):
+            if side in rows:
+                size[:, at] = rows[side]
         return Block(
             first=first,
             id=ids,
-            file=[row[1] for row in rows],
-            size=np.array([row[2:4] for row in rows], np.int64),
-            split=[row[5] for row in rows],
-            patient=["" if row[4] is None else str(row[4]) for row in rows],
-            sha256=[row[6] for row in rows],
+            file=told("file"),
+            size=size,
+            split=told(*_IMAGE["split"]),
+            patient=["" if number is None else str(number) for number in told("grp")],
+            sha256=told("sha256"),
             looked=looked.astype(np.str_),
             labels=held,
             row=np.searchsorted(ids, held.image),
@@ -191,38 +218,46 @@ class Source:
         )
 
     def _labels(self, ids: NDArray[np.int64]) -> Labels:
-        parts: list[Labels] = []
+        parts: list[dict[str, NDArray[Any]]] = []
         for event in self.events:
             low = int(np.searchsorted(event.image, ids[0], side="left"))
             high = int(np.searchsorted(event.image, ids[-1], side="right"))
             rows = event.rows[low:high][_within(ids, event.image[low:high])]
             if len(rows):
-                parts += self._read(event.seq, rows.astype(np.int64))
-        held = stack(parts)
-        if held.mask is not None:
-            mask = np.empty(len(held), object)
-            mask[:] = [None if one is None else normal(one) for one in held.mask]
-            held = held.with_(mask=mask)
-        return held[np.argsort(held.image, kind="stable")]
+                parts.append(self._read(event.seq, rows.astype(np.int64)))
+        held = stacked(parts)
+        if not held:
+            return Labels.empty()
+        if "mask" in held:
+            mask = np.empty(len(held["image"]), object)
+            mask[:] = [None if one is None else normal(one) for one in held["mask"]]
+            held["mask"] = mask
+        return Labels(**_ordered(held, held["image"]))
 
-    def _read(self, seq: int, rows: NDArray[np.int64]) -> Iterator[Labels]:
+    def _read(self, seq: int, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Read rows, in this order, holding one stored chunk at a time."""
         order = np.argsort(rows, kind="stable")
         ranked = rows[order]
         cuts = np.flatnonzero(np.diff(ranked // CHUNK)) + 1
         parts = [
-            Labels(**read_columns(self.database, seq, self._names(), rows=part))
+            read_columns(self.database, seq, self._names(), rows=part)
             for part in np.split(ranked, cuts)
         ]
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        yield stack(parts)[back]
+        return _ordered(stacked(parts), order)
 
     def _names(self) -> set[str]:
         return {"image", "class_id", "score", "source", "round", *self.has}
 
 
 _SIDES: tuple[Any, Any] = ("left", "right")
+
+
+def _ordered(columns: dict[str, NDArray[Any]], by: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Put the rows in the order of a column; those that have the same value there stay so."""
+    if (by[1:] >= by[:-1]).all():
+        return columns
+    order = np.argsort(by, kind="stable")
+    return {name: column[order] for name, column in columns.items()}
 
 
 def _current(

@@ -6,9 +6,8 @@ label has one row with an empty label, and a source where somebody examined it.
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,11 @@ import numpy as np
 
 from medloop.export.blocks import Block, Source
 from medloop.export.format import Blocks, Format, flushed
+from medloop.labels import HUMAN, MODEL
 from medloop.read.cells import defused
 from medloop.read.findings import CORNERS, HEADER, findings_parts
+
+_QUOTE = '"'
 
 
 def write_csv(source: Source, blocks: Callable[..., Blocks], path: Path) -> None:
@@ -27,50 +29,75 @@ def write_csv(source: Source, blocks: Callable[..., Blocks], path: Path) -> None
     ``accepted`` is true for a person's labels and for machine labels that a certificate vouches
     for; without a certificate nothing vouches for a machine label.
     """
-    classes = list(defused(source.classes))
+    classes = list(quoted(defused(source.classes)))
     extra = [name for name in ("box", "keypoints", "mask") if name in source.has]
     names = [name for kind in extra for name in (CORNERS if kind == "box" else (kind,))]
     with path.open("x", encoding="utf-8", newline="") as stream:
-        rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow((*HEADER, *names))
-        for block in blocks():
-            table = _table(block, classes, extra)
+        stream.write(_lines([[name] for name in (*HEADER, *names)])[0])
+        for block in blocks(images=("file",)):
+            files = quoted(defused(block.file))
+            lines = _lines(_columns(block, files, classes, extra))
             bare = np.setdiff1d(np.arange(len(block)), block.row)
             if len(bare):
-                table = _with_bare(table, block, bare, len(names))
-            rows.writerows(table)
+                lines = _with_bare(lines, block, files, bare, len(names))
+            stream.write("".join(lines))
         flushed(stream)
 
 
-def _table(block: Block, classes: list[str], extra: Sequence[str]) -> list[Sequence[Any]]:
+def quoted(cells: Sequence[str]) -> Sequence[str]:
+    """Write a column as the csv library does; joining a row's cells takes a third of its time.
+
+    Examples
+    --------
+    >>> quoted(["a", "b,c", 'd"e'])
+    ['a', '"b,c"', '"d""e"']
+    """
+    if not _special("\0".join(cells)):
+        return cells
+    return [f'"{cell.replace(_QUOTE, 2 * _QUOTE)}"' if _special(cell) else cell for cell in cells]
+
+
+def _special(text: str) -> bool:
+    return any(letter in text for letter in (",", _QUOTE, "\n", "\r"))
+
+
+def _lines(columns: Sequence[Iterable[str]]) -> list[str]:
+    return [f"{line}\n" for line in map(",".join, zip(*columns, strict=True))]
+
+
+def _columns(
+    block: Block, files: Sequence[str], classes: Sequence[str], extra: Sequence[str]
+) -> list[Iterable[str]]:
+    """Return the cells of the labels, ready to be joined."""
     labels = block.labels
-    files = defused(block.file)
-    columns: list[Sequence[Any]] = [
-        [files[row] for row in block.row.tolist()],
-        [classes[k] for k in labels.class_id.tolist()],
-        labels.score.tolist(),
-        labels.source.tolist(),
-        labels.round.tolist(),
-        np.where(block.accepted, "true", "false").tolist(),
-    ]
     m = len(labels)
+    rounds = {number: str(number) for number in set(labels.round.tolist())}
+    columns: list[Iterable[str]] = [
+        map(files.__getitem__, block.row.tolist()),
+        map(classes.__getitem__, labels.class_id.tolist()),
+        map(repr, labels.score.tolist()),
+        map((MODEL, HUMAN).__getitem__, (labels.source == HUMAN).tolist()),
+        map(rounds.__getitem__, labels.round.tolist()),
+        map(("false", "true").__getitem__, block.accepted.tolist()),
+    ]
     for name in extra:
         held = getattr(labels, name)
         if held is None:
             columns += [[""] * m] * (4 if name == "box" else 1)
         elif name == "mask":
-            columns.append(["" if mask is None else json.dumps(mask) for mask in held])
+            columns.append(quoted(["" if mask is None else json.dumps(mask) for mask in held]))
         elif name == "keypoints":
             there = held.any(axis=(1, 2)).tolist()
             points = held.tolist()
-            columns.append([json.dumps(p) if t else "" for p, t in zip(points, there, strict=True)])
+            told = [json.dumps(p) if t else "" for p, t in zip(points, there, strict=True)]
+            columns.append(quoted(told))
         else:
             columns += _corners(held)
-    return list(zip(*columns, strict=True))
+    return columns
 
 
-def _corners(box: np.ndarray[Any, Any]) -> list[list[Any]]:
-    columns: list[list[Any]] = box.T.tolist()
+def _corners(box: np.ndarray[Any, Any]) -> list[list[str]]:
+    columns = [list(map(repr, column)) for column in box.T.tolist()]
     none = ~box.any(axis=1)
     for column in columns:
         for row in np.flatnonzero(none).tolist():
@@ -79,14 +106,13 @@ def _corners(box: np.ndarray[Any, Any]) -> list[list[Any]]:
 
 
 def _with_bare(
-    table: list[Sequence[Any]], block: Block, bare: np.ndarray[Any, Any], extra: int
-) -> list[Sequence[Any]]:
-    """Add a row for every image without a label, where it belongs."""
-    files, looked = defused(block.file), block.looked.tolist()
-    empty = [""] * extra
-    rows = [(files[at], "", "", looked[at], "", "", *empty) for at in bare.tolist()]
+    lines: list[str], block: Block, files: Sequence[str], bare: np.ndarray[Any, Any], extra: int
+) -> list[str]:
+    """Add a line for every image without a label, where it belongs."""
+    looked = block.looked.tolist()
+    rest = ",," + "," * extra
+    every = [*lines, *(f"{files[at]},,,{looked[at]}{rest}\n" for at in bare.tolist())]
     order = np.argsort(np.concatenate([block.row, bare]), kind="stable")
-    every: list[Sequence[Any]] = [*table, *rows]
     return [every[at] for at in order.tolist()]
 
 

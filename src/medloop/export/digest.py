@@ -69,7 +69,8 @@ class Digest:
                 self._sum += int.from_bytes(word)
             return
         for name, words in (("file", file), ("split", split), ("patient", patient)):
-            self._feed(name, "\0".join([*words, ""]).encode("utf-8", "replace"))
+            if name in self.holds:
+                self._feed(name, "\0".join([*words, ""]).encode("utf-8", "replace"))
         self._feed("size", np.asarray(size, np.int64).tobytes())
         self._feed("looked", np.asarray(looked, bool).tobytes())
         if not len(labels):

@@ -33,9 +33,15 @@ def undefuse(cell: str) -> str:
 
 def defused(cells: Sequence[str]) -> Sequence[str]:
     """Defuse a column."""
-    return [defuse(cell) for cell in cells] if any(map(_RISKY.match, cells)) else cells
+    return [defuse(cell) for cell in cells] if _begins(cells, "='+-@\t\r") else cells
 
 
 def undefused(cells: Sequence[str]) -> Sequence[str]:
     """Undo :func:`defused`."""
-    return [undefuse(cell) for cell in cells] if any(map(_DEFUSED.match, cells)) else cells
+    return [undefuse(cell) for cell in cells] if _begins(cells, "'") else cells
+
+
+def _begins(cells: Sequence[str], letters: str) -> bool:
+    """Say whether a cell may begin with one of some letters; a line in a cell counts as one."""
+    lines = "\n".join(["", *cells])
+    return any(f"\n{letter}" in lines for letter in letters)

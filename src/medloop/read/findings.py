@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count, islice
+from operator import ne
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from medloop.errors import DataError, UsageError
 from medloop.read.cells import undefused
 from medloop.read.excel import is_excel, sheet_rows
 from medloop.read.parts import Found, Part, Refused, assemble, clean_names, numbers, told
+
+Columns = Sequence[Sequence[str]]
 
 #: How a table begins that medloop wrote; its cells are taken as they stand.
 HEADER = ("file", "label", "score", "source", "round", "accepted")
@@ -76,8 +79,7 @@ def findings_parts(path: Path, *, together: bool = False) -> Iterator[Part]:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             delimiter = max(",;\t", key=stream.readline().count)
             stream.seek(0)
-            rows = csv.reader(stream, delimiter=delimiter, strict=True)
-            yield from _Findings(path, together).parts(rows)
+            yield from _Findings(path, together).parts_of(stream, delimiter)
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text; save it as CSV UTF-8.") from None
     except csv.Error as error:
@@ -105,7 +107,28 @@ class _Findings:
 
     def parts(self, rows: Iterator[list[str]]) -> Iterator[Part]:
         """Yield the rows, some thousands at a time."""
-        header = next(iter(rows), [])
+        self._head(next(rows, []))
+        while batch := list(islice(rows, BATCH)):
+            yield self._part(*self._fitted(batch))
+
+    def parts_of(self, stream: TextIO, delimiter: str) -> Iterator[Part]:
+        """Yield the rows of text, some thousands at a time."""
+
+        def rows(lines: Iterable[str]) -> Iterator[list[str]]:
+            return csv.reader(lines, delimiter=delimiter, strict=True)
+
+        self._head(next(rows(stream), []))
+        while lines := list(islice(stream, BATCH)):
+            columns = plain_columns("".join(lines), delimiter, len(self.names))
+            if columns is None:
+                # a cell of several lines may end beyond these; what is left is read as before
+                batch = list(islice(rows(chain(lines, stream)), BATCH))
+                yield self._part(*self._fitted(batch))
+            else:
+                first, self.row = self.row + 1, self.row + len(columns[0])
+                yield self._part(columns, np.arange(first, self.row + 1))
+
+    def _head(self, header: list[str]) -> None:
         self.exact = tuple(header[: len(HEADER)]) == HEADER
         self.names = [name.strip() for name in header]
         for name in ("file", "label"):
@@ -115,10 +138,9 @@ class _Findings:
         for name in filter(None, self.names):
             if self.names.count(name) > 1:
                 raise DataError(f"{self.path} has the column {name!r} twice.")
-        while batch := list(islice(rows, BATCH)):
-            yield self._part(batch)
 
-    def _part(self, rows: list[list[str]]) -> Part:
+    def _fitted(self, rows: list[list[str]]) -> tuple[Columns, NDArray[np.int64]]:
+        """Return the columns of rows that have cells for each, and the numbers of those rows."""
         line = np.arange(self.row + 1, self.row + 1 + len(rows))
         self.row += len(rows)
         width = len(self.names)
@@ -132,9 +154,10 @@ class _Findings:
                     row += [""] * (width - len(row))
                     kept.append(at)
             rows, line = [rows[at] for at in kept], line[kept]
-        columns: dict[str, Sequence[str]] = dict(
-            zip(self.names, zip(*rows, strict=True) if rows else (), strict=False)
-        )
+        return list(zip(*rows, strict=True)) if rows else [], line
+
+    def _part(self, cells: Columns, line: NDArray[np.int64]) -> Part:
+        columns: dict[str, Sequence[str]] = dict(zip(self.names, cells, strict=False))
         if not self.exact:
             columns = {name: tuple(map(str.strip, cells)) for name, cells in columns.items()}
         files = clean_names(undefused(columns.get("file", ())))
@@ -147,7 +170,7 @@ class _Findings:
             line = line[kept]
             files = [files[at] for at in kept]
             columns = {name: [cells[at] for at in kept] for name, cells in columns.items()}
-        return self._checked([str(name) for name in files], columns, line)
+        return self._checked(cast("list[str]", files), columns, line)
 
     def _checked(
         self, files: list[str], columns: dict[str, Sequence[str]], line: NDArray[np.int64]
@@ -160,8 +183,8 @@ class _Findings:
             if name:
                 self.code.setdefault(name, len(self.code))
         source = columns.get("source", empty)
-        found = np.array([bool(name) for name in label], bool)
-        looked = np.array([bool(name) for name in source], bool) | found
+        found = np.fromiter(map(bool, label), bool, m)
+        looked = np.fromiter(map(bool, source), bool, m) | found
         split = columns.get("split", empty)
         # indices of images of this part that were examined
         examined = np.zeros(len(new), bool)
@@ -188,20 +211,19 @@ class _Findings:
         """Return the position of each row's image, and the rows whose image is new."""
         if self.together:
             before = [self.last, *files[:-1]]
-            fresh = np.array([a != b for a, b in zip(files, before, strict=True)], bool)
+            fresh = np.fromiter(map(ne, files, before), bool, len(files))
             self.last = files[-1] if files else self.last
             position = self.listed - 1 + np.cumsum(fresh)
             self.listed += int(fresh.sum())
             return position, np.flatnonzero(fresh).tolist()
-        new = []
-        position = np.empty(len(files), np.int64)
-        for at, name in enumerate(files):
-            place = self.place.setdefault(name, self.listed)
-            if place == self.listed:
-                self.listed += 1
-                new.append(at)
-            position[at] = place
-        return position, new
+        place, before = self.place, self.listed
+        named = [name for name in dict.fromkeys(files) if name not in place]
+        place.update(zip(named, count(before), strict=False))
+        self.listed += len(named)
+        position = np.fromiter(map(place.__getitem__, files), np.int64, len(files))
+        # places are given in order, so each new one is the largest so far
+        most = np.maximum.accumulate(np.concatenate([[before - 1], position]))
+        return position, np.flatnonzero(position > most[:-1]).tolist()
 
     def _found(
         self,
@@ -219,7 +241,8 @@ class _Findings:
 
         wrong: dict[int, str] = {}
         at = position[rows]
-        class_id = np.array([self.code[label[row]] for row in rows.tolist()], np.int64)
+        names = label if everything else [label[row] for row in rows.tolist()]
+        class_id = np.fromiter(map(self.code.__getitem__, names), np.int64, len(rows))
         box = None
         if set(CORNERS) <= columns.keys():
             box = np.stack([_floats(cells(name)) for name in CORNERS], axis=1).reshape(-1, 4)
@@ -281,6 +304,28 @@ class _Findings:
                 held = np.zeros((len(cells), count, 3))
             held[row] = numbers(flat).reshape(count, 3)
         return held
+
+
+def plain_columns(text: str, delimiter: str, width: int) -> list[list[str]] | None:
+    r"""Cut whole lines into columns; None where that takes more than cutting.
+
+    Examples
+    --------
+    >>> plain_columns("a,b\n1,2\n", ",", 2)
+    [['a', '1'], ['b', '2']]
+    >>> plain_columns("a,'b\n1,2,3\n", ",", 2), plain_columns('"a",b\n', ",", 2)
+    (None, None)
+    """
+    text = text.replace("\r\n", "\n")
+    if '"' in text or "\r" in text or len(text) > _LARGEST_CELL:
+        return None
+    text = text.removesuffix("\n")
+    cells = text.replace("\n", f"{delimiter}\n{delimiter}").split(delimiter)
+    # with a cell for the end of each line, that cell stands where the line is as wide as it should
+    step, ends = width + 1, text.count("\n")
+    if len(cells) != ends * step + width or cells[width::step].count("\n") != ends:
+        return None
+    return [cells[at::step] for at in range(width)]
 
 
 def _floats(cells: Sequence[str]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
@@ -94,12 +94,13 @@ class Found:
         source = np.where(scored, MODEL, HUMAN)
         if self.source is not None:
             # by number: comparing texts takes longer than all the rest
-            code = {HUMAN: 0, MODEL: 1, "": 2, None: 2}
+            code: dict[Any, int] = {HUMAN: 0, MODEL: 1, "": 2, None: 2}
             try:
-                codes = [code.get(s, 3) for s in self.source]
+                code = {s: code.get(s, 3) for s in set(self.source)}
+                given = np.fromiter(map(code.__getitem__, self.source), np.int64, m)
             except TypeError:  # a list, say
                 codes = [code.get(s, 3) if isinstance(s, str) else 3 for s in self.source]
-            given = np.array(codes, np.int64)
+                given = np.array(codes, np.int64)
             refuse(given == 3, f"has a source that is neither {HUMAN!r} nor {MODEL!r}")
             source = np.where(given < 2, np.array([HUMAN, MODEL, "", ""])[given], source)
         rounds = np.zeros(m, np.int64)
@@ -254,30 +255,49 @@ def stack(parts: Sequence[Labels]) -> Labels:
     >>> stack([plain, plain.with_(box=[[1, 1, 2, 2]])]).box.tolist()
     [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 2.0, 2.0]]
     """
-    columns = _stacked(parts)
+    columns = stacked([dict(part.columns()) for part in parts])
     return Labels(**columns) if columns else Labels.empty()
 
 
-def _stacked(parts: Sequence[Labels]) -> dict[str, Any]:
-    parts = [part for part in parts if len(part)]
+def stacked(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Stack the columns of tables as :func:`stack` does; without a row, there is none.
+
+    Examples
+    --------
+    >>> one = {"image": [0], "class_id": [0], "score": [1], "source": ["human"], "round": [0]}
+    >>> stacked([one, one])["image"].tolist()
+    [0, 0]
+    """
+    parts = [part for part in parts if len(part["image"])]
     if not parts:
         return {}
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts])
+    columns = {
+        name: _joined([part[name] for part in parts])
         for name in ("image", "class_id", "score", "source", "round")
     }
     for name in FILLED:
-        held = [getattr(part, name) for part in parts if getattr(part, name) is not None]
+        held = [part[name] for part in parts if name in part]
         if not any(column.any() for column in held):
             continue
         tails = {column.shape[1:] for column in held}
         if len(tails) > 1:
             raise DataError(f"{name} must have one shape but for its rows, got {sorted(tails)}.")
         tail = tails.pop()
-        columns[name] = np.concatenate([filled(part, name, tail) for part in parts])
-    if any(part.mask is not None and (part.mask != None).any() for part in parts):  # noqa: E711
-        columns["mask"] = np.concatenate([masks_of(part) for part in parts])
+        columns[name] = _joined(
+            [
+                part[name] if name in part else np.zeros((len(part["image"]), *tail))
+                for part in parts
+            ]
+        )
+    if any("mask" in part and (part["mask"] != None).any() for part in parts):  # noqa: E711
+        columns["mask"] = _joined(
+            [part.get("mask", np.full(len(part["image"]), None, object)) for part in parts]
+        )
     return columns
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def filled(labels: Labels, name: str, tail: tuple[int, ...]) -> NDArray[np.float64]:
@@ -299,7 +319,11 @@ def assemble(parts: Iterable[Part], *, sort_classes: bool = False) -> Annotation
     """
     held = list(parts)
     none = np.empty(0, np.int64)
-    columns = {"image": none, "class_id": none, **_stacked([part.labels for part in held])}
+    columns = {
+        "image": none,
+        "class_id": none,
+        **stacked([dict(part.labels.columns()) for part in held]),
+    }
     last = held[-1] if held else Part()
     looked = np.concatenate([part.looked for part in held] or [np.zeros(0, bool)])
     classes = last.classes

@@ -1,4 +1,10 @@
-"""A student that tells classes by what can be measured of a frame's quality."""
+"""A student that tells good frames from bad by what can be measured of their quality.
+
+A regression knows the ways of being bad that it was shown, and no others: a frame behind smoke has
+no blur, and is called good. So a frame is as bad as the worse of two scores says: the regression's,
+and how unlike the good frames it is (the Mahalanobis distance of its measures), each in spreads of
+good frames.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +30,11 @@ Floats = NDArray[np.float64]
 _BATCH = 32
 #: What lies so many spreads out says no more by lying further.
 _FAR = 6.0
+#: The class that all others are unlike.
+_GOOD = "good"
+#: Of the last step, which only turns a score into a probability.
+_LOOSE = 10.0
+_LEAST_GOOD = 5
 
 
 class Measures:
@@ -62,9 +73,62 @@ class Measures:
         return {"measures": list(FEATURES)}
 
 
+@dataclass(frozen=True, eq=False)
+class Unlike:
+    """How unlike the good frames a frame is, and how that is joined with a regression's score.
+
+    Parameters
+    ----------
+    centre : (15,) float
+        Of the standardised measures of good frames.
+    precision : (15, 15) float
+        Inverse of their covariance, shrunk (Ledoit & Wolf 2004).
+    levels : (2, 2) float
+        Median and spread over good frames: of the regression's logit, and of the log distance.
+    last : Line
+        From the larger of both to probabilities.
+    """
+
+    centre: Floats
+    precision: Floats
+    levels: Floats
+    last: Line
+
+    def scores(self, x: Floats, logit: Floats) -> Floats:
+        """Return (n, 1) the larger of both scores of standardised measures and logits."""
+        both = np.stack([logit, self.distance(x)], axis=1)
+        apart: Floats = (both - self.levels[0]) / self.levels[1]
+        return apart.max(axis=1, keepdims=True)
+
+    def distance(self, x: Floats) -> Floats:
+        """Return (n,) the log of the Mahalanobis distance to the good frames."""
+        away = x - self.centre
+        return np.asarray(np.log(np.einsum("ij,jk,ik->i", away, self.precision, away) + 1e-6))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array by name, for safetensors."""
+        last = {f"last_{name}": values for name, values in self.last.arrays().items()}
+        own = {"centre": self.centre, "precision": self.precision, "levels": self.levels}
+        return {f"unlike_{name}": values for name, values in own.items()} | last
+
+    @staticmethod
+    def restore(arrays: dict[str, NDArray[Any]]) -> Unlike | None:
+        """Put ``arrays`` together again; None where they hold none."""
+        if "unlike_centre" not in arrays:
+            return None
+        return Unlike(
+            centre=arrays["unlike_centre"],
+            precision=arrays["unlike_precision"],
+            levels=arrays["unlike_levels"],
+            last=Line(arrays["last_weights"], arrays["last_bias"], arrays["last_prior"], _LOOSE),
+        )
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Measured:
-    """Logistic regression on measures of quality and their squares.
+    """Logistic regression on measures of quality and their squares, and unlikeness to good frames.
+
+    Unlikeness counts where there are two classes and one of them is called "good".
 
     Parameters
     ----------
@@ -82,6 +146,7 @@ class Measured:
     features: Features | None = None
     line: Line | None = None
     space: tuple[Floats, Floats] | None = None
+    unlike: Unlike | None = None
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -144,14 +209,61 @@ class Measured:
             penalty=self.penalty,
             seed=seed,
         )
-        return replace(self, line=line, space=space, penalty=line.penalty, classes=dataset.classes)
+        made = replace(
+            self,
+            line=line,
+            space=space,
+            unlike=None,
+            penalty=line.penalty,
+            classes=dataset.classes,
+        )
+        return replace(made, unlike=made._unlike(rows, labelled, labels, weight, seed))
+
+    def _unlike(
+        self,
+        rows: Floats,
+        dataset: Dataset,
+        labels: Labels,
+        weight: Floats | None,
+        seed: int,
+    ) -> Unlike | None:
+        """Learn what good frames are like."""
+        if len(self.classes) != 2 or _GOOD not in self.classes:
+            return None
+        is_good = labels.class_id == self.classes.index(_GOOD)
+        if is_good.sum() < _LEAST_GOOD:
+            return None
+        from sklearn.covariance import LedoitWolf
+
+        x, logit = self._standard(rows), self._logit(rows)
+        cover = LedoitWolf().fit(x[is_good])
+        ends = np.array([[0.0, 0.0], [1.0, 1.0]])
+        prior = Line(np.zeros((2, 1)), np.zeros(2), np.zeros(2), _LOOSE)
+        made = Unlike(np.asarray(cover.location_), np.asarray(cover.precision_), ends, prior)
+        both = np.stack([logit, made.distance(x)], axis=1)[is_good]
+        made = replace(made, levels=np.stack([np.median(both, axis=0), both.std(axis=0) + 1e-6]))
+        last = fit_line(
+            made.scores(x, logit),
+            labels,
+            n_classes=2,
+            weight=weight,
+            group=dataset.group,
+            penalty=_LOOSE,
+            seed=seed,
+        )
+        return replace(made, last=last)
 
     def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
         """Label every image, in the order of the data set."""
         if self.line is None or self.space is None:
             raise DataError("this student has not been fitted yet.")
-        rows = wide(self._rows(dataset, progress), *self.space)
-        return labels_of(dataset, self.line.probs(rows, tau=0.0, temperature=self.temperature))
+        rows = self._rows(dataset, progress)
+        if self.unlike is None:
+            line, x = self.line, wide(rows, *self.space)
+        else:
+            line = self.unlike.last
+            x = self.unlike.scores(self._standard(rows), self._logit(rows))
+        return labels_of(dataset, line.probs(x, tau=0.0, temperature=self.temperature))
 
     def embed(self, dataset: Dataset) -> Floats:
         """Return (n, 15) measures."""
@@ -170,6 +282,7 @@ class Measured:
         if self.line is None or self.space is None:
             raise UsageError("student 'measured' is not fitted; there is nothing to save.")
         arrays = self.line.arrays() | {"mean": self.space[0], "spread": self.space[1]}
+        arrays |= {} if self.unlike is None else self.unlike.arrays()
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "weights.safetensors", save(arrays))
         settings = {"penalty": self.penalty, "temperature": self.temperature}
@@ -197,9 +310,23 @@ class Measured:
                 classes=tuple(about["classes"]),
                 line=Line.restore(arrays, settings["penalty"]),
                 space=(arrays["mean"], arrays["spread"]),
+                unlike=Unlike.restore(arrays),
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(f"{folder} holds no readable student: {error}.") from None
+
+    def _standard(self, rows: Floats) -> Floats:
+        if self.space is None:
+            raise DataError("this student has not been fitted yet.")
+        return wide(rows, *self.space)[:, : rows.shape[1]]
+
+    def _logit(self, rows: Floats) -> Floats:
+        """Return (n,) how much more the regression says for the other class than for "good"."""
+        if self.line is None or self.space is None:
+            raise DataError("this student has not been fitted yet.")
+        good = self.classes.index(_GOOD)
+        logits = wide(rows, *self.space) @ self.line.weights.T + self.line.bias
+        return np.asarray(logits[:, 1 - good] - logits[:, good])
 
     def _rows(self, dataset: Dataset, progress: Progress) -> Floats:
         if self.features is not None and self.features.holds(dataset.id):
