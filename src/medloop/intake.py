@@ -20,6 +20,7 @@ from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
 from medloop.read.table import class_names
 from medloop.recipes import IMPORT, ObjectRecipe, Recipe, recipe_of
+from medloop.recipes.endoscopy import Endoscopy
 from medloop.store.images import ImageRow
 from medloop.store.workspace import Workspace
 
@@ -40,6 +41,8 @@ def list_sources(config: Recipe, *, need_labels: bool = True) -> Listing:
     UsageError
         A recipe that starts without labels was given no classes.
     """
+    if isinstance(config, Endoscopy):
+        return config.listing(need_labels=need_labels)
     images = Path(config.images)
     table = None if config.labels is None else Path(config.labels)
     if isinstance(config, ObjectRecipe):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -16,6 +17,7 @@ from medloop.labels import Labels
 from medloop.progress import Note, Progress, silent
 from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
+from medloop.recipes.endoscopy import prepared
 from medloop.store.files import writing
 from medloop.store.workspace import Workspace
 from medloop.students import Student, load_student
@@ -61,7 +63,9 @@ def predict_images(
     with Workspace.open(path, read_only=True) as workspace:
         student, classes = load_model(workspace)
         boxes = workspace.load_json("metrics.json", {}).get("kind") in ("objects", "places")
+        config = workspace.config
     listing = list_images(images, need_labels=False)
+    listing = replace(listing, pixels=prepared(listing.pixels, config))
     bad: list[str] = []
     done = 0
     with writing(out, "w") as stream:

@@ -14,11 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-import medloop.predict as predicting
-import medloop.recipes as recipes
-import medloop.students as students
-from medloop import intake
-from medloop import run as running
 from medloop.dataset import ArrayPixels, Dataset
 from medloop.errors import DataError, UsageError
 from medloop.labels import HUMAN, Labels
@@ -38,22 +33,8 @@ SMALL = {"size": 24, "n_centroids": 16, "n_components": 24, "variants": 1}
 
 
 @pytest.fixture(autouse=True)
-def wired(monkeypatch, quick):
-    """Let the package know the recipe, wherever it does not yet."""
-    old, known = intake.list_sources, students.student_class
-
-    def list_sources(config, *, need_labels=True):
-        if isinstance(config, Endoscopy):
-            return config.listing(need_labels=need_labels)
-        return old(config, need_labels=need_labels)
-
-    def student_class(name):
-        return Measured if name == "measured" else known(name)
-
-    monkeypatch.setitem(recipes.RECIPES, "endoscopy", Endoscopy)
-    for module in (intake, running):
-        monkeypatch.setattr(module, "list_sources", list_sources)
-    monkeypatch.setattr(students, "student_class", student_class)
+def spared(quick):
+    """Spare the runs of this file most draws and penalties."""
 
 
 def frame(pixels, organ, seed):
@@ -400,15 +381,6 @@ def test_organs_from_sheet_to_prediction(set_of, tmp_path, monkeypatch):
         rest = [i for i, label in enumerate(stated) if not label]
         assert set(rest) <= set(held.image.tolist())
     # new frames are cut as those of the training were
-    plain = predicting.list_images
-
-    def cropped(images, **more):
-        listing = plain(images, **more)
-        pixels = prepared(listing.pixels, {"crop": "stretch"})
-        done = type(listing.pixels) is type(pixels)
-        return listing if done else replace(listing, pixels=pixels)
-
-    monkeypatch.setattr(predicting, "list_images", cropped)
     predict_images(tmp_path / "ws", set_of / "images", tmp_path / "out.csv", note=quiet)
     with (tmp_path / "out.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medloop import __version__
-from medloop.cli import formats, people, prepare, recipes, review
+from medloop.cli import endoscopy, experiments, formats, people, prepare, recipes, review, serve
 from medloop.cli.inspect import inspect
 from medloop.cli.options import DONE_WITH_QUARANTINE, WS, Json
 from medloop.cli.recipes import run_recipe
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+recipes.app.command()(endoscopy.endoscopy)
 app.add_typer(recipes.app, name="run")
 app.command()(people.certify)
 app.command()(review.review)
@@ -31,6 +32,8 @@ app.command()(formats.export)
 app.command()(inspect)
 app.command()(prepare.prepare)
 app.add_typer(prepare.dataset, name="dataset")
+app.command()(experiments.experiments)
+app.command()(serve.serve)
 
 
 def _version(asked: bool) -> None:

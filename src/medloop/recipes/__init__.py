@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medloop.errors import UsageError, did_you_mean
+from medloop.recipes.endoscopy import Endoscopy
 from medloop.recipes.few_labels import FewLabels
 from medloop.recipes.landmarks import Landmarks
 from medloop.recipes.locate import Locate
@@ -16,6 +17,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "zero-shot": ZeroShotRecipe,
     "landmarks": Landmarks,
     "locate": Locate,
+    "endoscopy": Endoscopy,
 }
 
 

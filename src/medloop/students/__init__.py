@@ -10,7 +10,7 @@ from typing import Any
 from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.students.student import Student
 
-STUDENTS = ("patches", "network", "detector", "pose", "transformer_detector")
+STUDENTS = ("patches", "network", "measured", "detector", "pose", "transformer_detector")
 #: Fields of a student that hold what it learned, and are no settings.
 _LEARNED = {
     "classes",
@@ -22,6 +22,7 @@ _LEARNED = {
     "space",
     "state",
     "trained",
+    "unlike",
     "weights",
 }
 
@@ -55,6 +56,10 @@ def student_class(name: str) -> type[Any]:
         from medloop.students.pose import Pose
 
         return Pose
+    if name == "measured":
+        from medloop.students.measured import Measured
+
+        return Measured
     if name == "localizer":
         from medloop.students.localizer import Localizer
 

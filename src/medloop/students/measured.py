@@ -98,7 +98,7 @@ class Unlike:
         """Return (n, 1) the larger of both scores of standardised measures and logits."""
         both = np.stack([logit, self.distance(x)], axis=1)
         apart: Floats = (both - self.levels[0]) / self.levels[1]
-        return apart.max(axis=1, keepdims=True)
+        return np.asarray(apart.max(axis=1, keepdims=True))
 
     def distance(self, x: Floats) -> Floats:
         """Return (n,) the log of the Mahalanobis distance to the good frames."""

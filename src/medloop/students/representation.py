@@ -160,7 +160,9 @@ class Representation:
         return rows
 
     def _project(self, codes: Floats) -> Floats:
-        return np.asarray(((codes - self.mean) / self.scale) @ self.projection)
+        # in double precision: an image gets the same features alone and among others
+        scaled = ((codes - self.mean) / self.scale).astype(np.float64)
+        return np.asarray((scaled @ self.projection.astype(np.float64)).astype(np.float32))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every learned array by name, for safetensors."""
