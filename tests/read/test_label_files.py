@@ -1,9 +1,14 @@
 """Readers of other tools' files: what they say, and what is refused by name."""
 
+import csv
+import io
 import json
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from medloop import masks
@@ -11,7 +16,7 @@ from medloop.errors import DataError, UsageError
 from medloop.read.annotations import find, kind_of, read_annotations
 from medloop.read.cells import defuse, undefuse
 from medloop.read.cvat import read_cvat
-from medloop.read.findings import read_findings
+from medloop.read.findings import plain_columns, read_findings
 from medloop.read.folder import read_folder
 from medloop.read.hf import read_hf
 from medloop.read.label_studio import image_name, read_label_studio
@@ -20,6 +25,12 @@ from medloop.read.sizes import image_size
 from medloop.read.table import read_table
 from medloop.read.voc import read_voc
 from medloop.read.yolo import label_name, read_yolo
+
+quick = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 def picture(path, width=40, height=20):
@@ -368,6 +379,40 @@ def test_what_is_no_table_is_refused(tmp_path, content, said):
         return
     with pytest.raises(DataError, match=said):
         read_findings(path)
+
+
+@given(st.text("ab,\"\n\r' =", max_size=40), st.sampled_from([",", "b"]), st.integers(2, 3))
+def test_columns_are_cut_where_the_csv_library_cuts(content, delimiter, width):
+    columns = plain_columns(content, delimiter, width)
+    if columns is not None:
+        rows = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+        assert list(zip(*columns, strict=True)) == list(map(tuple, rows))
+
+
+def test_lines_without_quotes_are_cut(tmp_path):
+    assert plain_columns("a,b\r\n,\r\n", ",", 2) == [["a", ""], ["b", ""]]
+    assert plain_columns("a;b", ";", 2) == [["a"], ["b"]]
+    for content in ("a,b\n\n", "a,b,c\n", "a\n", "a,b,c\nd\n", "a\rb,c\n", '"a",b\n', ""):
+        assert plain_columns(content, ",", 2) is None
+
+
+@pytest.mark.parametrize("header", ["file,label,score,source,round,accepted", "label,x0,file"])
+@quick
+@given(content=st.lists(st.sampled_from(
+    ["a.png,x,0.5,model,1,true", "x,,a.png", '"b\n.png",,,,,', ",", "", "'=a,'=x,1,human,0,true",
+     "b.png,x,2,,,", "b.png,y,,,,", "c.png,,,human,,", '"x","1",d.png', "../e,x,,,,", "x,1,b.png"]
+), max_size=12), end=st.sampled_from(["\n", "\r\n", "\r"]))  # fmt: skip
+def test_rows_are_read_alike_with_and_without_cutting(tmp_path, header, content, end):
+    path = tmp_path / "a.csv"
+    path.write_text(end.join([header, *content, ""]), newline="")
+    said = []
+    for cut in (plain_columns, lambda *_: None):
+        with patch.multiple("medloop.read.findings", BATCH=3, plain_columns=cut):
+            found = read_findings(path)
+        columns = {name: column.tolist() for name, column in found.labels.columns()}
+        looked = found.labels.looked_at.tolist()
+        said.append((found.file.tolist(), found.classes, columns, looked, found.refused))
+    assert said[0] == said[1]
 
 
 def sheet(path, rows):

@@ -33,6 +33,7 @@ _IMAGE = {
     "patient": ("grp",),
     "sha256": ("sha256",),
 }
+IMAGE_COLUMNS = frozenset(_IMAGE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,10 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.file)
+
+    def bare(self) -> NDArray[np.int64]:
+        """Return the positions of the images that have no label."""
+        return np.flatnonzero(np.bincount(self.row, minlength=len(self)) == 0)
 
     def bounds(self) -> list[int]:
         """Return (n + 1,): where in ``labels`` the rows of each image begin."""
@@ -143,7 +148,7 @@ class Source:
         *,
         labels: bool = True,
         split: str | None = None,
-        images: Collection[str] = frozenset(_IMAGE),
+        images: Collection[str] = IMAGE_COLUMNS,
     ) -> Iterator[Block]:
         """Yield all good images, those without a label too.
 
@@ -159,13 +164,10 @@ class Source:
         """
         known = [name for name in _IMAGE if name in images or name == "file"]
         names = ["id", *(column for name in known for column in _IMAGE[name])]
-        inside, values = (
-            ("", []) if split is None else ("AND coalesce(split, 'train') = ?", [split])
-        )
-        query = (
-            f"SELECT {', '.join(names)} FROM image "
-            f"WHERE status = 'ok' AND id > ? {inside} ORDER BY id LIMIT ?"
-        )
+        values = [] if split is None else [split]
+        query = f"SELECT {', '.join(names)} FROM image WHERE status = 'ok' AND id > ? "  # noqa: S608
+        query += "AND coalesce(split, 'train') = ? " if values else ""
+        query += "ORDER BY id LIMIT ?"
         first, last = 0, -(2**62)
         while rows := self.database.all(query, [last, *values, IMAGES]):
             last = rows[-1][0]

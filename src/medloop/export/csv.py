@@ -34,10 +34,10 @@ def write_csv(source: Source, blocks: Callable[..., Blocks], path: Path) -> None
     names = [name for kind in extra for name in (CORNERS if kind == "box" else (kind,))]
     with path.open("x", encoding="utf-8", newline="") as stream:
         stream.write(_lines([[name] for name in (*HEADER, *names)])[0])
-        for block in blocks(images=("file",)):
+        for block in blocks():
             files = quoted(defused(block.file))
             lines = _lines(_columns(block, files, classes, extra))
-            bare = np.setdiff1d(np.arange(len(block)), block.row)
+            bare = block.bare()
             if len(bare):
                 lines = _with_bare(lines, block, files, bare, len(names))
             stream.write("".join(lines))
@@ -131,5 +131,6 @@ CSV = Format(
     write_csv,
     partial(findings_parts, together=True),
     holds=lambda source: _HOLDS,
+    images=("file",),
     also=_also,
 )

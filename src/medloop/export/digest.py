@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.labels import Labels
+from medloop.labels import HUMAN, Labels
 from medloop.read.parts import filled, masks_of
 
 
@@ -79,7 +79,7 @@ class Digest:
         self._feed("label", np.asarray(position, np.int64).tobytes(), "position")
         self._feed("label", np.asarray(class_id, np.int64).tobytes())
         self._feed("score", labels.score.tobytes())
-        self._feed("source", labels.source.astype("S5").tobytes())
+        self._feed("source", (labels.source == HUMAN).tobytes())
         self._feed("round", labels.round.tobytes())
         for name, tail in self.tails.items():
             if name in self.holds:

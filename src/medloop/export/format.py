@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from medloop.errors import DataError, UsageError, WorkspaceError
-from medloop.export.blocks import Block, Source
+from medloop.export.blocks import IMAGE_COLUMNS, Block, Source
 from medloop.export.digest import Digest
 from medloop.read.parts import Part, told
 from medloop.store.files import sync_folder
@@ -62,6 +62,9 @@ class Format:
         Whether it keeps the order of the images; where not, each has one label at most.
     instead : callable
         ``instead(source)``: another way to write this workspace, or None.
+    images : collection of str
+        What it writes of the images, of ``file``, ``size``, ``split``, ``patient`` and ``sha256``;
+        no more is read.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Format:
     also: Callable[[Source], list[str]] = lambda source: []
     ordered: bool = True
     instead: Callable[[Source], Format | None] = lambda source: None
+    images: Collection[str] = IMAGE_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def deliver(source: Source, format: Format, out: Path) -> Exported:
     )
 
     def blocks(**options: Any) -> Blocks:
-        for block in source.blocks(**options):
+        for block in source.blocks(images=format.images, **options):
             block = format.held(source, block)
             _note(meant, block)
             yield block

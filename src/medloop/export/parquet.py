@@ -62,7 +62,7 @@ def write_parquet(source: Source, blocks: Callable[..., Blocks], path: Path) -> 
 def _columns(source: Source, block: Block) -> dict[str, list[Any]]:
     labels = block.labels
     m = len(labels)
-    bare = np.setdiff1d(np.arange(len(block)), block.row)
+    bare = block.bare()
     row = np.concatenate([block.row, bare])
     order = np.argsort(row, kind="stable")
     at = row[order].tolist()

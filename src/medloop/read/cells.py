@@ -44,4 +44,4 @@ def undefused(cells: Sequence[str]) -> Sequence[str]:
 def _begins(cells: Sequence[str], letters: str) -> bool:
     """Say whether a cell may begin with one of some letters; a line in a cell counts as one."""
     lines = "\n".join(["", *cells])
-    return any(f"\n{letter}" in lines for letter in letters)
+    return any(letter in lines and f"\n{letter}" in lines for letter in letters)

@@ -216,13 +216,13 @@ class _Findings:
             position = self.listed - 1 + np.cumsum(fresh)
             self.listed += int(fresh.sum())
             return position, np.flatnonzero(fresh).tolist()
-        place, before = self.place, self.listed
+        place, already = self.place, self.listed
         named = [name for name in dict.fromkeys(files) if name not in place]
-        place.update(zip(named, count(before), strict=False))
+        place.update(zip(named, count(already), strict=False))
         self.listed += len(named)
         position = np.fromiter(map(place.__getitem__, files), np.int64, len(files))
         # places are given in order, so each new one is the largest so far
-        most = np.maximum.accumulate(np.concatenate([[before - 1], position]))
+        most = np.maximum.accumulate(np.concatenate([[already - 1], position]))
         return position, np.flatnonzero(position > most[:-1]).tolist()
 
     def _found(

@@ -283,12 +283,8 @@ def stacked(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[An
         if len(tails) > 1:
             raise DataError(f"{name} must have one shape but for its rows, got {sorted(tails)}.")
         tail = tails.pop()
-        columns[name] = _joined(
-            [
-                part[name] if name in part else np.zeros((len(part["image"]), *tail))
-                for part in parts
-            ]
-        )
+        zeros = (np.zeros((len(part["image"]), *tail)) for part in parts)
+        columns[name] = _joined([part.get(name, z) for part, z in zip(parts, zeros, strict=True)])
     if any("mask" in part and (part["mask"] != None).any() for part in parts):  # noqa: E711
         columns["mask"] = _joined(
             [part.get("mask", np.full(len(part["image"]), None, object)) for part in parts]
@@ -319,11 +315,8 @@ def assemble(parts: Iterable[Part], *, sort_classes: bool = False) -> Annotation
     """
     held = list(parts)
     none = np.empty(0, np.int64)
-    columns = {
-        "image": none,
-        "class_id": none,
-        **stacked([dict(part.labels.columns()) for part in held]),
-    }
+    found = stacked([dict(part.labels.columns()) for part in held])
+    columns: dict[str, Any] = {"image": none, "class_id": none, **found}
     last = held[-1] if held else Part()
     looked = np.concatenate([part.looked for part in held] or [np.zeros(0, bool)])
     classes = last.classes
