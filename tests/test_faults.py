@@ -123,6 +123,8 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(plain, tmp_path):
 
 def test_an_interruption_is_130_and_resumable(plain, want, tmp_path):
     ws = tmp_path / "ws"
+    # a shell that puts tests into the background has children ignore interruptions
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with start(*plain.options(ws)) as process:
         while "reading images" not in process.stderr.readline():
             assert process.poll() is None
