@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.md"
 
-#: Section: script and its arguments. The first two take hours on two cores, the rest minutes.
+#: Section: script and its arguments. Some take hours on two cores, most minutes.
 BENCHMARKS = {
     "few-labels": ["few_labels.py", "--tasks", "knee,breast,larynx,chest"],
     "few-labels-network": [
@@ -25,14 +25,31 @@ BENCHMARKS = {
         *("--no-gate", "--set", "size=64", "--set", "max_steps=200", "--set", "threads=1"),
     ],
     "few-labels-pool": ["few_labels.py", "--tasks", "knee+pool"],
-    "zero-shot": ["zero_shot.py"],
+    "zero-shot": ["zero_shot.py", "--tasks", "mixture"],
+    "zero-shot-hard": ["zero_shot.py", "--tasks", "chest,breast"],
+    "locate": ["locate.py"],
+    "locate-rules": ["locate_rules.py"],
+    "landmarks": ["landmarks.py"],
+    "endoscopy": ["endoscopy.py"],
+    "border": ["border.py"],
+    "quality": ["quality.py"],
     "certificates": ["certificates.py"],
+    "anytime": ["anytime.py"],
     "faults": ["faults.py"],
+    "fuzz": ["fuzz.py"],
     "patches": ["patches.py"],
     "delong": ["delong.py"],
     "network": ["network.py"],
     "embedding": ["embedding.py"],
     "propagation": ["propagation.py"],
+    "detector": ["detector.py"],
+    "activation": ["activation.py"],
+    "choose": ["choose.py"],
+    "video": ["video.py"],
+    "dicom": ["dicom.py"],
+    "formats": ["formats.py"],
+    "review": ["review.py"],
+    "serve": ["serve.py"],
     "large": ["large.py"],
 }
 
