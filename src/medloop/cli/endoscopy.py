@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from medloop.cli.recipes import (
     Rounds,
     Seed,
     Settings,
+    absolute,
+    run_recipe,
+    shared,
 )
 
 
@@ -55,24 +58,17 @@ def endoscopy(
     as_json: Json = False,
 ) -> None:
     """Tell organs, and good frames from bad, from a sheet (EfficientNet-B0 in faithful mode)."""
-    from medloop.cli.recipes import run_recipe
     from medloop.cli.settings import resolve
     from medloop.recipes.endoscopy import Endoscopy
 
-    given: dict[str, Any] = {
-        "images": str(images.absolute()),
-        "sheet": str(sheet.absolute()),
+    given = {
+        **shared(images, classes, rounds, seed, student, mode, allow_leak),
+        "sheet": absolute(sheet),
         "target": target,
         "where": where,
         "crop": None if crop_borders is None else ("stretch" if crop_borders else "none"),
         "patient_column": patient_column,
         "tab": tab,
-        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
-        "rounds": rounds,
-        "seed": seed,
-        "student": student,
-        "mode": mode,
-        "allow_leak": allow_leak or None,
     }
     resolved = resolve(Endoscopy, given, settings or [], config)
     try:

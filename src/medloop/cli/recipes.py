@@ -59,15 +59,9 @@ def few_labels(
     from medloop.cli.settings import resolve
     from medloop.recipes.few_labels import FewLabels
 
-    given: dict[str, Any] = {
-        "images": _where(images),
-        "labels": _where(labels),
-        "classes": _names(classes),
-        "rounds": rounds,
-        "seed": seed,
-        "student": student,
-        "mode": mode,
-        "allow_leak": allow_leak or None,
+    given = {
+        **shared(images, classes, rounds, seed, student, mode, allow_leak),
+        "labels": absolute(labels),
     }
     resolved = resolve(FewLabels, given, settings or [], config)
     if resolved.labels is not None:  # a run is resumed from any folder
@@ -109,18 +103,12 @@ def zero_shot(
     from medloop.cli.settings import resolve
     from medloop.recipes.zero_shot import ZeroShotRecipe
 
-    given: dict[str, Any] = {
-        "images": _where(images),
-        "labels": _where(labels),
-        "classes": _names(classes),
-        "prompts": _where(prompts),
+    given = {
+        **shared(images, classes, rounds, seed, student, mode, allow_leak),
+        "labels": absolute(labels),
+        "prompts": absolute(prompts),
         "clip": clip,
         "teacher": teacher if teacher in (None, "text") else str(Path(teacher).absolute()),
-        "rounds": rounds,
-        "seed": seed,
-        "student": student,
-        "mode": mode,
-        "allow_leak": allow_leak or None,
     }
     run_recipe(workspace, resolve(ZeroShotRecipe, given, settings or [], config), as_json=as_json)
 
@@ -151,26 +139,42 @@ def landmarks(
     from medloop.cli.settings import resolve
     from medloop.recipes.landmarks import Landmarks
 
-    given: dict[str, Any] = {
-        "images": _where(images),
-        "labels": _where(labels),
-        "classes": _names(classes),
+    given = {
+        **shared(images, classes, rounds, seed, student, mode, allow_leak),
+        "labels": absolute(labels),
+    }
+    run_recipe(workspace, resolve(Landmarks, given, settings or [], config), as_json=as_json)
+
+
+def absolute(path: Path | None) -> str | None:
+    """Return an absolute path: a run is resumed from any folder."""
+    return None if path is None else str(path.absolute())
+
+
+def names(classes: str | None) -> list[str] | None:
+    """Return the names of a comma-separated list."""
+    return None if classes is None else [name.strip() for name in classes.split(",")]
+
+
+def shared(
+    images: Path,
+    classes: str | None,
+    rounds: int | None,
+    seed: int | None,
+    student: str | None,
+    mode: str | None,
+    allow_leak: bool,
+) -> dict[str, Any]:
+    """Return the settings that every recipe has; None stands for not given."""
+    return {
+        "images": absolute(images),
+        "classes": names(classes),
         "rounds": rounds,
         "seed": seed,
         "student": student,
         "mode": mode,
         "allow_leak": allow_leak or None,
     }
-    run_recipe(workspace, resolve(Landmarks, given, settings or [], config), as_json=as_json)
-
-
-def _where(path: Path | None) -> str | None:
-    """A run is resumed from any folder."""
-    return None if path is None else str(path.absolute())
-
-
-def _names(classes: str | None) -> list[str] | None:
-    return None if classes is None else [name.strip() for name in classes.split(",")]
 
 
 def run_recipe(workspace: Path, config: Any, *, as_json: bool) -> None:
