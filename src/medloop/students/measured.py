@@ -8,7 +8,6 @@ good frames.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from medloop.prepare.quality import FEATURES
 from medloop.progress import Progress, silent
 from medloop.students.feature_file import Features, compute_features
 from medloop.students.logistic import Line, fit_line, labels_of
+from medloop.students.student_file import read_student, write_student
 
 Floats = NDArray[np.float64]
 _BATCH = 32
@@ -275,19 +275,13 @@ class Measured:
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``student.json``."""
-        from safetensors.numpy import save
-
-        from medloop.store.files import write_atomic, write_json
-
         if self.line is None or self.space is None:
             raise UsageError("student 'measured' is not fitted; there is nothing to save.")
         arrays = self.line.arrays() | {"mean": self.space[0], "spread": self.space[1]}
         arrays |= {} if self.unlike is None else self.unlike.arrays()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "weights.safetensors", save(arrays))
         settings = {"penalty": self.penalty, "temperature": self.temperature}
         about = {"student": self.name, "classes": list(self.classes), "settings": settings}
-        write_json(folder / "student.json", about)
+        write_student(folder, arrays, about)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -298,12 +292,7 @@ class Measured:
         DataError
             A file is missing or broken.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            about = json.loads((folder / "student.json").read_text())
-            arrays = load((folder / "weights.safetensors").read_bytes())
+        with read_student(folder) as (about, arrays):
             settings = {f.name: about["settings"][f.name] for f in fields(cls)[:2]}
             return cls(
                 **settings,
@@ -312,8 +301,6 @@ class Measured:
                 space=(arrays["mean"], arrays["spread"]),
                 unlike=Unlike.restore(arrays),
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise DataError(f"{folder} holds no readable student: {error}.") from None
 
     def _standard(self, rows: Floats) -> Floats:
         if self.space is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -24,6 +23,7 @@ from medloop.students.feature_file import (
 from medloop.students.logistic import Line, fit_line, labels_of
 from medloop.students.representation import Representation
 from medloop.students.space import Space, nuisance_space, plain_space
+from medloop.students.student_file import read_student, write_student
 
 Floats = NDArray[np.float64]
 
@@ -231,16 +231,10 @@ class Patches:
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``student.json``."""
-        from safetensors.numpy import save
-
-        from medloop.store.files import write_atomic, write_json
-
         learned = self._learned()
         arrays = learned.arrays() | ({} if self.line is None else self.line.arrays())
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "weights.safetensors", save(arrays))
         about = {"student": self.name, "classes": list(self.classes), "settings": self._settings()}
-        write_json(folder / "student.json", about)
+        write_student(folder, arrays, about)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -251,12 +245,7 @@ class Patches:
         DataError
             A file is missing or broken.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            about = json.loads((folder / "student.json").read_text())
-            arrays = load((folder / "weights.safetensors").read_bytes())
+        with read_student(folder) as (about, arrays):
             settings = about["settings"]
             return cls(
                 **settings,
@@ -264,8 +253,6 @@ class Patches:
                 representation=Representation.restore(arrays, settings),
                 line=Line.restore(arrays, settings["penalty"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise DataError(f"{folder} holds no readable student: {error}.") from None
 
 
 def _heaviest(n: int, weight: Floats | None, *, seed: int) -> NDArray[np.int64]:
