@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -51,7 +53,7 @@ def save_round(
     write_atomic(folder / _JUDGED, save(arrays))
     write_json(folder / "round.json", about)
     return {
-        "student_sha256": sha256_of(folder / "student" / "weights.safetensors"),
+        "student_sha256": weights_sha256(folder / "student"),
         "chains_sha256": sha256_of(folder / _CHAINS),
     }
 
@@ -67,12 +69,11 @@ def load_round(workspace: Workspace, number: int, hashes: dict[str, Any]) -> Rou
     from safetensors.numpy import load
 
     folder = workspace.round_folder(number)
-    for name, key in (
-        (_CHAINS, "chains_sha256"),
-        ("student/weights.safetensors", "student_sha256"),
-    ):
-        path = folder / name
-        if not path.exists() or sha256_of(path) != hashes[key]:
+    chains, weights = folder / _CHAINS, folder / "student" / "weights.safetensors"
+    for path, key in ((chains, "chains_sha256"), (weights, "student_sha256")):
+        there = path.exists()
+        digest = there and (weights_sha256(path.parent) if path == weights else sha256_of(path))
+        if digest != hashes[key]:
             remedy = (
                 f"run: medloop rollback {workspace.folder} --to-round {number - 1}"
                 if number
@@ -87,6 +88,14 @@ def load_round(workspace: Workspace, number: int, hashes: dict[str, Any]) -> Rou
     about = round_about(workspace, number)
     proposals = [Proposal(student, _labels(arrays, chain), about["kept"]) for chain in range(count)]
     return Round(number, proposals, about["flipped"], _verdict(about["verdict"]))
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash the weights of a student: of one file as they are, of several by their hashes."""
+    found = [sha256_of(path) for path in sorted(folder.rglob("*.safetensors"))]
+    if len(found) == 1:
+        return found[0]
+    return hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def load_judged(workspace: Workspace, number: int, name: str, kind: type[J]) -> J:

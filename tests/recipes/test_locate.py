@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medloop.dataset import ArrayPixels, Dataset
-from medloop.errors import DataError
+from medloop.errors import DataError, WorkspaceError
 from medloop.labels import Labels
 from medloop.localization import best_centre_box, best_iou
 from medloop.predict import predict_images
@@ -132,14 +132,15 @@ def test_predictions_are_coco_results_with_a_probability_of_each_class(finished,
 
 
 @pytest.mark.parametrize("finished", ["ours"], indirect=True)
+def cut(stage, done, total):
+    """Interrupt a run after its first round."""
+    if stage == "rounds" and done == 0:
+        raise KeyboardInterrupt
+
+
 def test_a_cut_run_ends_like_a_whole_one(finished):
     path, mode, _, _ = finished
     folder = path.parent
-
-    def cut(stage, done, total):
-        if stage == "rounds" and done == 0:
-            raise KeyboardInterrupt
-
     config = settings(folder, mode=mode)
     with pytest.raises(KeyboardInterrupt):
         run(folder / f"{mode}-cut", config, note=silently, progress=cut)
@@ -152,6 +153,16 @@ def test_a_cut_run_ends_like_a_whole_one(finished):
     assert kinds == same
     for column, values in whole.columns():
         np.testing.assert_array_equal(values, getattr(again, column), err_msg=column)
+
+
+def test_a_truncated_part_of_a_student_is_noticed(drawn, tmp_path):
+    config = settings(drawn[0])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "ws", config, note=silently, progress=cut)
+    part = tmp_path / "ws" / "rounds" / "00" / "student" / "classifier" / "weights.safetensors"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(WorkspaceError, match="is missing or changed since round 0 was written"):
+        run(tmp_path / "ws", config, note=silently)
 
 
 class Spy:

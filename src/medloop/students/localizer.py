@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from medloop.choose import Choice, choose, resized, vote
 from medloop.dataset import Dataset
-from medloop.errors import DataError
 from medloop.labels import Labels
 from medloop.overlap import iou
 from medloop.progress import Progress, silent
@@ -22,6 +20,7 @@ from medloop.region_ranking import Ranking
 from medloop.students.calibration import softmax, tempered
 from medloop.students.logistic import labels_of
 from medloop.students.student import Student
+from medloop.students.student_file import read_student, write_student
 
 Floats = NDArray[np.float64]
 
@@ -186,11 +185,6 @@ class Localizer:
 
     def save(self, folder: Path) -> None:
         """Write both students into folders of their own, and how they are joined."""
-        from safetensors.numpy import save
-
-        from medloop.store.files import write_atomic, write_json
-
-        folder.mkdir(parents=True, exist_ok=True)
         self.classifier.save(folder / "classifier")
         if self.detector is not None:
             self.detector.save(folder / "detector")
@@ -198,9 +192,9 @@ class Localizer:
         arrays = {"share": np.array([self.share])}
         if ranking is not None:
             arrays |= {f"ranking.{k}": np.asarray(v) for k, v in ranking.arrays().items()}
-        write_atomic(folder / "weights.safetensors", save(arrays))
-        write_json(
-            folder / "student.json",
+        write_student(
+            folder,
+            arrays,
             {
                 "student": self.name,
                 "weights": str(getattr(self.detector or self.classifier, "weights", "")),
@@ -227,14 +221,10 @@ class Localizer:
         DataError
             A file is missing or broken.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
         from medloop.students import load_student
 
-        try:
-            about = json.loads((folder / "student.json").read_text())["settings"]
-            arrays = load((folder / "weights.safetensors").read_bytes())
+        with read_student(folder) as (held_about, arrays):
+            about = held_about["settings"]
             ranking = None
             if about["ranked"]:
                 held = {
@@ -253,8 +243,6 @@ class Localizer:
                 temperature=about["temperature"],
                 said=tuple(about["said"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise DataError(f"{folder} holds no readable student: {error}.") from None
 
 
 def maps_of(
