@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from medloop.errors import UsageError
-from medloop.gate import Gate, do_no_harm
+from medloop.gate import Gate, Verdict, both, do_no_harm, few_invented, least_sure, quality_kept
 
 
 def simulate(random, separation, *, patients=50, classes=2, shared=0.8):
@@ -141,3 +143,99 @@ def test_a_wider_margin_or_less_confidence_lets_more_pass():
 def test_a_gate_that_cannot_be(settings, words):
     with pytest.raises(UsageError, match=words):
         Gate(**settings)
+
+
+def false_findings(random, rate, *, images=80, shared=0.7):
+    """Draw how many false findings two students make in each image, at rates that are given.
+
+    One or two objects an image; a share of the findings is common to both.
+    """
+    objects = random.integers(1, 3, images)
+    common = random.poisson(shared * min(rate) * objects)
+    return [common + random.poisson((r - shared * min(rate)) * objects) for r in rate], objects
+
+
+def invention_verdicts(rate, n=100, margin=0.05):
+    for seed in range(n):
+        drawn, objects = false_findings(np.random.default_rng((seed, 3)), rate)
+        yield few_invented(
+            Gate(), *drawn, objects, np.arange(len(objects)), seed=seed, margin=margin
+        )
+
+
+def test_a_round_that_invents_objects_is_refused_95_times_in_100():
+    assert sum(not one.passes for one in invention_verdicts((0.05, 0.2))) >= 95
+
+
+def test_a_round_that_invents_just_the_margin_is_refused_nearly_95_times_in_100():
+    # the edge of the null hypothesis; the bootstrap is a little short with rare events
+    assert sum(not one.passes for one in invention_verdicts((0.05, 0.10), n=200)) >= 176
+
+
+def test_a_round_that_invents_no_more_is_kept_80_times_in_100():
+    assert sum(one.passes for one in invention_verdicts((0.03, 0.03))) >= 80
+    assert sum(one.passes for one in invention_verdicts((0.1, 0.02))) >= 95
+
+
+def test_the_rise_of_false_findings_is_of_objects_and_drawn_by_patient():
+    random = np.random.default_rng(0)
+    before, after = random.poisson(0.2, (2, 60))
+    objects, group = random.integers(0, 4, 60), np.repeat(np.arange(20), 3)
+    verdict = few_invented(Gate(), before, after, objects, group, seed=3, margin=0.5)
+    rise = (after.sum() - before.sum()) / objects.sum()
+    assert verdict.difference == pytest.approx(-rise)
+    draws = np.random.default_rng(9).integers(0, 20, (4000, 20))
+    drawn = ((after - before).reshape(20, 3).sum(1))[draws].sum(1)
+    share = drawn / objects.reshape(20, 3).sum(1)[draws].sum(1)
+    assert verdict.lower == pytest.approx(-np.quantile(share, 0.95), abs=0.02)
+    assert (verdict.n_images, verdict.n_groups) == (60, 20)
+    assert f"{rise:+.3f}" in verdict.sentence
+    alone = few_invented(Gate(), before, after, objects, np.arange(60), seed=3, margin=0.5)
+    assert alone.lower != verdict.lower
+
+
+@pytest.mark.parametrize("objects", [np.ones(5, int), np.zeros(30, int)])
+def test_few_images_or_no_object_show_nothing_of_inventions(objects):
+    none, each = np.zeros(len(objects), int), np.arange(len(objects))
+    verdict = few_invented(Gate(), none, none, objects, each, seed=0, margin=0.1)
+    assert (verdict.passes, verdict.reason) == (False, "too_few")
+
+
+def test_images_without_objects_count_as_long_as_there_are_some():
+    objects = np.arange(30) % 10 == 0
+    none = np.zeros(30, int)
+    verdict = few_invented(Gate(), none, none, objects, np.arange(30), seed=0, margin=0.1)
+    assert (verdict.passes, verdict.difference) == (True, 0)
+    worse = few_invented(Gate(), none, none + 1, objects, np.arange(30), seed=0, margin=0.1)
+    assert worse.reason == "harm"
+
+
+def test_two_verdicts_pass_only_together_and_both_are_told():
+    each = np.arange(40)
+    well, badly = np.full(40, 0.9), np.full(40, 0.5)
+    none, one = np.zeros(40, int), np.ones(40, int)
+    for lost in (False, True):
+        for invented in (False, True):
+            kept = quality_kept(Gate(), well, badly if lost else well, each, seed=0, what="overlap")
+            few = few_invented(
+                Gate(), none, one if invented else none, one, each, seed=0, margin=0.1
+            )
+            joined = both(kept, few)
+            assert joined.passes == (not lost and not invented)
+            assert joined.reason == ("" if joined.passes else "harm")
+            assert joined.sentence.startswith("Kept: " if joined.passes else "Refused: ")
+            assert "mean overlap" in joined.sentence.lower()
+            assert "alse findings" in joined.sentence
+            assert joined.difference == (few if invented and not lost else kept).difference
+    assert both(Verdict(False, "a", 0, 0, 1, 1, "No: b."), kept).reason == "a"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=12),
+    st.sampled_from([0.0, 0.3, 0.5, 0.75, 0.9, 1.0]),
+)
+def test_the_least_sure_score_is_the_lowest_that_is_right_often_enough(rows, precision):
+    score = np.array([0.1 * one[0] for one in rows])
+    right = np.array([one[1] for one in rows], bool)
+    sure = [s for s in score if right[score >= s].mean() >= precision - 1e-9]
+    assert least_sure(score, right, precision=precision) == min(sure, default=np.inf)

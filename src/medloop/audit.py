@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medloop.certify import audit_size, whole_set
 from medloop.certify import draw_audit as draw
 from medloop.certify import purity as certify_purity
 from medloop.errors import DataError, StaleError, UsageError
-from medloop.labels import HUMAN, Labels
+from medloop.findings.audit import (
+    asked_of,
+    differing,
+    machine_images,
+    of_each_finding,
+    read_audit_sheet,
+    several_in,
+    write_audit_sheet,
+)
+from medloop.labels import HUMAN, MODEL, Labels
 from medloop.read.parts import stack
 from medloop.read.table import read_table
 from medloop.store.event import Event
@@ -59,12 +69,16 @@ def draw_audit(
                 "need a certificate of its own confidence. See certificate.json."
             )
         _refuse_open(path, log.events("audit", live=True), log)
+        several = several_in(workspace)
         pool = machine_labels(log)
-        if len(pool) == 0:
+        if several:
+            pool = pool.of(machine_images(workspace))
+        images = _drawn_from(pool, several)
+        if len(images) == 0:
             raise UsageError(f"{path} holds no machine labels to audit.")
-        if not 1 <= size <= len(pool):
+        if not 1 <= size <= len(images):
             raise UsageError(
-                f"--audit must lie in [1, {len(pool)}], the number of machine labels, got {size}."
+                f"--audit must lie in [1, {len(images)}], the number of machine labels, got {size}."
             )
         seed = int(workspace.config["seed"])
         asked: dict[str, Any] = {
@@ -75,19 +89,24 @@ def draw_audit(
             "seed": seed,
             "round": int(pool.round.max(initial=0)),
         }
+        if several:
+            asked |= asked_of(workspace, images)
         # whole_set refuses numbers that no certificate can have, before a person does any work.
-        least = audit_size(len(pool), error_rate=error_rate, confidence=confidence)
+        least = audit_size(len(images), error_rate=error_rate, confidence=confidence)
         earlier = log.events("audit", live=True)
         if not earlier or earlier[-1].payload != asked:
             op = f"audit-{log.epoch}-{len(log.events('audit')) + 1}"
             log.append(op, "audit", labels=pool, payload=asked, round=asked["round"])
-        chosen = pool.image[draw(len(pool), size, seed=seed)]
+        chosen = images[draw(len(images), size, seed=seed)]
         files = _files(workspace)
         out = workspace.path("audit.csv")
-        with writing(out, "w") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(("file", "label"))
-            table.writerows((files[int(image)], "") for image in chosen)
+        if several:
+            write_audit_sheet(out, [files[int(image)] for image in chosen], asked["findings"])
+        else:
+            with writing(out, "w") as file:
+                table = csv.writer(file, lineterminator="\n")
+                table.writerow(("file", "label"))
+                table.writerows((files[int(image)], "") for image in chosen)
     short = (
         ""
         if size >= least
@@ -96,11 +115,15 @@ def draw_audit(
             f"at least {least} are needed."
         )
     )
+    what = "machine labels were drawn: fill in the labels of"
+    if several:
+        what = "images were drawn: fill in 1 for a finding that is there and 0 for others in"
     sentence = (
-        f"{size:,} of {len(pool):,} machine labels were drawn: fill in the labels of {out} and run "
+        f"{size:,} of {len(images):,} {what} {out} and run "
         f"medloop certify {path} --answers FILE.{short}"
     )
-    return {"file": str(out), "pool": len(pool), "least": least, "sentence": sentence, **asked}
+    asked.pop("sure", None)
+    return {"file": str(out), "pool": len(images), "least": least, "sentence": sentence, **asked}
 
 
 def machine_labels(log: LabelLog) -> Labels:
@@ -164,10 +187,23 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
                 f"medloop answers {path} FILE"
             )
         pool = log.labels(audit.seq)
-        audited = draw(len(pool), asked["size"], seed=asked["seed"])
-        given = _answers(workspace, answers, pool[audited])
+        several = "findings" in asked
+        images = _drawn_from(pool, several)
+        audited = images[draw(len(images), asked["size"], seed=asked["seed"])]
+        if several:
+            files = _files(workspace)
+            drawn_files = {files[image]: image for image in audited.tolist()}
+            given = read_audit_sheet(answers, drawn_files, asked["findings"])
+        else:
+            given = _answers(workspace, answers, audited)
         try:
-            log.append(f"answers-{audit.seq}", "answers", labels=given, actor="reviewer")
+            log.append(
+                f"answers-{audit.seq}",
+                "answers",
+                labels=given,
+                actor="reviewer",
+                looked_by=HUMAN if several else MODEL,  # "nothing here" is a person's word too
+            )
         except StaleError:
             raise UsageError(
                 f"the audit of {path} has been answered already, with other labels."
@@ -216,20 +252,39 @@ def certified(
         The answers are not for the images that were drawn.
     """
     asked = audit.payload
-    audited = draw(len(pool), asked["size"], seed=asked["seed"])
-    if not np.array_equal(given.image, pool.image[audited]):
+    several = "findings" in asked
+    images = _drawn_from(pool, several)
+    audited = draw(len(images), asked["size"], seed=asked["seed"])
+    answered = given.looked_at if several else given.image
+    if not np.array_equal(answered, np.sort(images[audited]) if several else images[audited]):
         raise DataError("the answers are not for the images that the audit drew.")
+    if several:
+        each = differing(pool, given, images[audited], len(asked["findings"]))
+        wrong, score = each.any(axis=1), np.array(asked["sure"])
+    else:
+        wrong, score = given.class_id != pool.class_id[audited], pool.score
     rule = certify_purity if asked["purity"] else whole_set
     certificate = rule(
-        pool.score,
+        score,
         audited,
-        given.class_id != pool.class_id[audited],
+        wrong,
         error_rate=asked["error_rate"],
         confidence=asked["confidence"],
         seed=asked["seed"],
     )
-    said = with_leak({**certificate.to_json(), "round": asked["round"]}, leak)
-    return pool.of(pool.image[certificate.accepted]), said
+    said = {**certificate.to_json(), "round": asked["round"]}
+    if several:
+        told, words = of_each_finding(
+            each, len(images), asked["findings"], confidence=asked["confidence"]
+        )
+        said["findings"] = told
+        said["sentence"] += f" An image is wrong where any of its findings is. {words}"
+    return pool.of(images[certificate.accepted]), with_leak(said, leak)
+
+
+def _drawn_from(pool: Labels, several: bool) -> NDArray[np.int64]:
+    """Return the images that a frozen pool is of: whole ones, or one a label."""
+    return pool.looked_at if several else pool.image
 
 
 def with_leak(said: dict[str, Any], leak: dict[str, Any] | None) -> dict[str, Any]:
@@ -256,12 +311,12 @@ def _refuse_open(path: Path, drawn: list[Event], log: LabelLog) -> None:
         )
 
 
-def _answers(workspace: Workspace, path: Path, audited: Labels) -> Labels:
+def _answers(workspace: Workspace, path: Path, audited: NDArray[np.int64]) -> Labels:
     table = read_table(path)
     files = _files(workspace)
     classes = workspace.log.events("scan")[0].payload["classes"]
     code = {name: k for k, name in enumerate(classes)}
-    asked = {files[int(image)]: int(image) for image in audited.image}
+    asked = {files[int(image)]: int(image) for image in audited}
     answer: dict[int, int] = {}
     for line, file, label in zip(table.line, table.file, table.label, strict=True):
         if file not in asked:
@@ -280,8 +335,8 @@ def _answers(workspace: Workspace, path: Path, audited: Labels) -> Labels:
             f"{missing[0]} has no label."
         )
     return Labels(
-        image=audited.image,
-        class_id=np.array([answer[int(image)] for image in audited.image], np.int64),
+        image=audited,
+        class_id=np.array([answer[int(image)] for image in audited], np.int64),
         source=np.full(len(audited), HUMAN),
     )
 

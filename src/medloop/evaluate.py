@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from medloop.audit import accepted_images
 from medloop.dataset import ArrayPixels, Dataset
 from medloop.errors import DataError, MedloopError, UsageError, did_you_mean
+from medloop.findings.audit import several_in
+from medloop.findings.evaluate import evaluate_finding_workspace
 from medloop.labels import HUMAN, MODEL, Labels
 from medloop.metrics import confusion_matrix
 from medloop.progress import Note, Progress, silent
@@ -88,7 +90,8 @@ def evaluate_workspace(
     path : Path
         Workspace with at least one round.
     truth : Path
-        Table ``file,label``; rows without a label are left out.
+        Table ``file,label``; rows without a label are left out. Where images may hold several
+        findings, a column of 0 and 1 for each of them, or labels joined by semicolons.
     splits : int
         Random splits on which a student of round 0 is compared with it, see
         :func:`medloop.splits.evaluate_splits`; 0 is none. Only where round 0 is a teacher that
@@ -118,6 +121,16 @@ def evaluate_workspace(
         if not rounds:
             raise UsageError(
                 f"{path} has no finished round yet; run: medloop resume {workspace.folder}"
+            )
+        if several_in(workspace):
+            return evaluate_finding_workspace(
+                workspace,
+                truth,
+                _dataset(workspace),
+                splits=splits,
+                student=student is not None,
+                progress=progress,
+                note=note,
             )
         known = read_truth(workspace, truth)
         delivered = workspace.log.current(source=MODEL, columns=())

@@ -79,13 +79,13 @@ def evaluate(judged: Judged, classes: tuple[str, ...], *, seed: int) -> dict[str
         row["auc_interval"], row["roc"] = None, None
         if positive.any() and not positive.all():
             one = delong(positive, judged.probs[:, k], group=judged.group)
-            row["auc_interval"] = _finite(one.interval)
-            row["roc"] = _curve(positive, judged.probs[:, k])
+            row["auc_interval"] = finite(one.interval)
+            row["roc"] = curve_of(positive, judged.probs[:, k])
     drawn = bootstrap(weighted_auc, judged.truth, judged.probs, group=judged.group, seed=seed)
-    figures["weighted_auc_interval"] = _finite(drawn.interval)
+    figures["weighted_auc_interval"] = finite(drawn.interval)
     right = judged.probs.argmax(axis=1) == judged.truth
     share = bootstrap(lambda r: float(r.mean()), right, group=judged.group, seed=seed)
-    figures["accuracy_interval"] = _finite(share.interval)
+    figures["accuracy_interval"] = finite(share.interval)
     return figures
 
 
@@ -107,8 +107,8 @@ def compare(
                 "before": tested.aucs[0],
                 "after": tested.aucs[1],
                 "difference": tested.difference,
-                "interval": _finite(tested.interval),
-                "p": _number(tested.p),
+                "interval": finite(tested.interval),
+                "p": number(tested.p),
             }
         )
     if rows and all(row["p"] is not None for row in rows):
@@ -127,21 +127,24 @@ def compare(
     )
     return {
         "delong": rows,
-        "weighted_auc_difference": _number(drawn.estimate),
-        "weighted_auc_interval": _finite(drawn.interval),
+        "weighted_auc_difference": number(drawn.estimate),
+        "weighted_auc_interval": finite(drawn.interval),
         "mcnemar": {"only_before": paired.only_a, "only_after": paired.only_b, "p": paired.p},
     }
 
 
-def _curve(positive: NDArray[np.bool_], score: Floats) -> dict[str, list[float]]:
+def curve_of(positive: NDArray[np.bool_], score: Floats) -> dict[str, list[float]]:
+    """Return the points of a ROC curve that a report draws."""
     fpr, tpr, _ = roc_curve(positive, score)
     picked = np.unique(np.linspace(0, len(fpr) - 1, min(_CURVE, len(fpr))).round().astype(int))
     return {"fpr": fpr[picked].round(5).tolist(), "tpr": tpr[picked].round(5).tolist()}
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Return None for nan, which JSON does not have."""
     return None if value != value else float(value)
 
 
-def _finite(interval: tuple[float, float]) -> list[float | None]:
-    return [_number(float(end)) for end in interval]
+def finite(interval: tuple[float, float]) -> list[float | None]:
+    """Return both ends, None for nan."""
+    return [number(float(end)) for end in interval]

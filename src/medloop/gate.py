@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -227,3 +227,116 @@ def quality_kept(
     return Verdict(
         passes, "" if passes else "harm", drawn.estimate, lower, len(before), n_groups, said
     )
+
+
+def few_invented(
+    gate: Gate,
+    before: NDArray[Any],
+    after: NDArray[Any],
+    objects: NDArray[Any],
+    group: Ints,
+    *,
+    seed: int,
+    margin: float,
+) -> Verdict:
+    """Test that a round sees no more objects that are not there than the round before.
+
+    What is tested is the rise of the false findings for each object of a person's, on held-out
+    images: ``(sum(after) - sum(before)) / sum(objects)``. Its one-sided upper bound by patient
+    bootstrap (2,000 draws) must lie below the margin. Objects that a person missed count as false
+    findings too, in both rounds: the rate itself says little, its rise does.
+
+    Parameters
+    ----------
+    gate : Gate
+        Only its confidence is used.
+    before, after : (n,) int
+        Findings in each held-out image that meet no object of a person's, by students that have
+        not seen these labels.
+    objects : (n,) int
+        A person's objects in each image.
+    group : (n,) int
+        Patient of each image.
+    seed : int
+    margin : float
+        False findings for each object that would still be accepted.
+
+    Examples
+    --------
+    >>> none, some = np.zeros(40, int), np.arange(40) % 4 == 0
+    >>> one = np.ones(40, int)
+    >>> [few_invented(Gate(), none, after, one, np.arange(40), seed=0, margin=0.1).passes
+    ...  for after in (none, some)]
+    [True, False]
+    """
+    n_groups = len(np.unique(group))
+    if n_groups < LEAST_GROUPS or not (objects > 0).any():
+        said = (
+            f"Refused: {len(before)} held-out images of {n_groups} patients are too few to show "
+            "that the round invents nothing."
+        )
+        nan = float("nan")
+        return Verdict(False, "too_few", nan, nan, len(before), n_groups, said)
+    drawn = bootstrap(
+        lambda a, b, all_of: float((b - a).sum() / all_of.sum()) if all_of.any() else float("nan"),
+        np.asarray(before, np.float64),
+        np.asarray(after, np.float64),
+        np.asarray(objects, np.float64),
+        group=group,
+        seed=seed,
+    )
+    upper = float(np.nanquantile(drawn.values, gate.confidence))
+    passes = upper < margin
+    said = (
+        f"{'Kept' if passes else 'Refused'}: false findings for each of {int(objects.sum())} "
+        f"held-out objects changed by {drawn.estimate:+.3f}; with {gate.confidence:.0%} confidence "
+        f"the change is below {upper:+.3f} (needed: below {margin:+.3f})."
+    )
+    return Verdict(
+        passes, "" if passes else "harm", -drawn.estimate, -upper, len(before), n_groups, said
+    )
+
+
+def both(first: Verdict, second: Verdict) -> Verdict:
+    """Join two verdicts of one round: it is used only if both pass.
+
+    Each test alone lets a harmful round through with at most 1 - confidence, so both together do.
+    The numbers are those of the first that refuses, or of the first; the sentence has both.
+
+    Examples
+    --------
+    >>> kept = Verdict(True, "", 0.1, 0.0, 9, 9, "Kept: all found.")
+    >>> harm = Verdict(False, "harm", -0.2, -0.3, 9, 9, "Refused: one invented.")
+    >>> both(kept, harm).sentence
+    'Refused: one invented. All found.'
+    """
+    order = (second, first) if first.passes and not second.passes else (first, second)
+    told = order[1].sentence.partition(": ")[2]
+    return replace(order[0], sentence=f"{order[0].sentence} {told[:1].upper()}{told[1:]}")
+
+
+def least_sure(score: Floats, right: NDArray[np.bool_], *, precision: float) -> float:
+    """Return the lowest score from which at least a share of the findings is right.
+
+    Of the findings with this score or more, ``precision`` or more are right; with any lower score
+    of a finding, fewer are. Infinite where no score is so sure.
+
+    Parameters
+    ----------
+    score : (n,) float
+    right : (n,) bool
+    precision : float
+
+    Examples
+    --------
+    >>> score, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, True])
+    >>> [least_sure(score, right, precision=share) for share in (0.75, 0.9)]
+    [0.6, 0.8]
+    >>> least_sure(score, ~right, precision=0.9)
+    inf
+    """
+    order = np.argsort(-score, kind="stable")
+    level, hits = score[order], np.cumsum(right[order])
+    last = np.append(np.diff(level) != 0, True)[: len(level)]  # equal scores stand together
+    sure = last & (hits >= precision * np.arange(1, len(level) + 1) - 1e-9)
+    return float(level[sure][-1]) if sure.any() else float("inf")

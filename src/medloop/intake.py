@@ -11,6 +11,7 @@ import numpy as np
 
 from medloop.dataset import Dataset
 from medloop.errors import DataError, LeakError, UsageError
+from medloop.findings.intake import given_findings, list_several
 from medloop.labels import HUMAN, Labels
 from medloop.objects.intake import Annotated, list_annotated
 from medloop.prepare.split import find_leaks, group_numbers, hold_out
@@ -21,6 +22,7 @@ from medloop.read.scan import scan
 from medloop.read.table import class_names
 from medloop.recipes import IMPORT, ObjectRecipe, Recipe, recipe_of
 from medloop.recipes.endoscopy import Endoscopy
+from medloop.recipes.zero_shot import several
 from medloop.store.images import ImageRow
 from medloop.store.workspace import Workspace
 
@@ -49,8 +51,10 @@ def list_sources(config: Recipe, *, need_labels: bool = True) -> Listing:
         if table is None:
             raise UsageError(f"recipe {config.recipe!r} needs --labels: objects to learn from.")
         return list_annotated(images, table, classes=config.classes)
-    if config.needs_labels or not need_labels:
+    if config.needs_labels or (not need_labels and not several(config)):
         return list_images(images, table, classes=config.classes, need_labels=need_labels)
+    if several(config):
+        return list_several(images, table, config)
     if not config.classes:
         raise UsageError(f"recipe {config.recipe!r} needs --classes: nothing else names them.")
     listing = list_images(images, table, need_labels=False)
@@ -188,6 +192,8 @@ def _finish_scan(workspace: Workspace, listing: Listing, config: Recipe) -> None
         stated = np.array([label != "" for label in table.label])
         if isinstance(listing, Annotated):
             stated = np.isin(np.arange(n), listing.said.image)
+        teaching = np.isin(np.array(table.file, object), list(config.teaching_files()))
+        stated = stated & ~np.isin(group, group[teaching])
         split = hold_out(
             stated, group, test=config.test_share, val=config.val_share, seed=config.seed
         )
@@ -198,6 +204,8 @@ def given_labels(
     workspace: Workspace, listing: Listing, dataset: Dataset, config: Recipe
 ) -> Labels:
     """Log what a person labelled; the log, not the table, is the truth from then on."""
+    if several(config):
+        return given_findings(workspace, listing, dataset)
     given = told_labels(listing, dataset)
     workspace.log.append("given", "given", labels=given, actor="table")
     refuse_lacking(listing, dataset, given, config)

@@ -14,6 +14,7 @@ import numpy as np
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
 from medloop.labels import Labels
+from medloop.presence import present, sureness, words
 from medloop.progress import Note, Progress, silent
 from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
@@ -45,7 +46,9 @@ def predict_images(
 ) -> dict[str, Any]:
     """Label every image below a folder with the model of a workspace.
 
-    A model of images writes CSV, ``file,label,score,p_<class>...``. A model of objects writes COCO
+    A model of images writes CSV, ``file,label,score,p_<class>...``; where they may hold several
+    findings, ``label`` names all that are there, joined by semicolons, or ``none``, and ``score``
+    is how probably that is right of every finding. A model of objects writes COCO
     results: one entry an object, with ``image_id`` counting the images in their order,
     ``file_name``, ``category_id`` counting the classes from 1, ``bbox``, ``score``, and where it
     has them ``keypoints`` and ``probs`` by class. A model of places writes the same, one entry an
@@ -62,14 +65,18 @@ def predict_images(
     """
     with Workspace.open(path, read_only=True) as workspace:
         student, classes = load_model(workspace)
-        boxes = workspace.load_json("metrics.json", {}).get("kind") in ("objects", "places")
+        kind = workspace.load_json("metrics.json", {}).get("kind")
         config = workspace.config
     listing = list_images(images, need_labels=False)
     listing = replace(listing, pixels=prepared(listing.pixels, config))
     bad: list[str] = []
     done = 0
     with writing(out, "w") as stream:
-        table: Out = Results(stream, classes) if boxes else Rows(stream, classes)
+        table: Out
+        if kind in ("objects", "places"):
+            table = Results(stream, classes)
+        else:
+            table = Findings(stream, classes) if kind == "findings" else Rows(stream, classes)
         for part in readable(listing, classes, bad, note=note, progress=progress):
             table.write(part, student.label(part))
             done += len(part)
@@ -140,6 +147,17 @@ class Rows:
 
     def end(self) -> None:
         """Nothing stands at the end."""
+
+
+class Findings(Rows):
+    """CSV: one row an image, with every finding that it holds."""
+
+    def write(self, part: Dataset, labels: Labels) -> None:
+        """Add one row an image."""
+        probs = present(labels, part.id, len(self.classes))
+        for file, row, sure in zip(part.file, probs, sureness(probs).tolist(), strict=True):
+            held = words([self.classes[k] for k in np.flatnonzero(row > 0.5)])
+            self.rows.writerow((file, held, f"{sure:.6g}", *(f"{p:.6g}" for p in row)))
 
 
 class Results:

@@ -8,6 +8,8 @@ from typing import Any
 from medloop.dataset import Dataset
 from medloop.errors import UsageError
 from medloop.evaluation import Judged, compare
+from medloop.findings.evaluation import JudgedFindings, compare_findings
+from medloop.findings.judges import FindingJudges
 from medloop.intake import (
     given_labels,
     list_sources,
@@ -25,6 +27,7 @@ from medloop.objects.places import PlaceJudges, given_places
 from medloop.progress import Note, Progress, silent
 from medloop.recipes import ObjectRecipe, Recipe, recipe_of
 from medloop.recipes.locate import Locate
+from medloop.recipes.zero_shot import several
 from medloop.rounds import load_judged, load_round, round_about
 from medloop.store.workspace import Workspace
 from medloop.students import make_student
@@ -99,6 +102,8 @@ def _label(
     judges: Judges | ObjectJudges
     if isinstance(config, ObjectRecipe):
         judges = ObjectJudges(workspace, dataset, given, config)
+    elif several(config):
+        judges = FindingJudges(workspace, dataset, given, config)
     elif isinstance(config, Locate):
         judges = PlaceJudges(workspace, dataset, given, config)
     else:
@@ -112,7 +117,7 @@ def _label(
         last = load_round(workspace, rounds[-1].round, rounds[-1].payload)
     for made in closed_loop(
         judges.known,
-        config.steps(
+        judges.config.steps(
             pool, judges.known, student, folder=workspace.path("cache"), progress=progress
         ),
         rounds=config.rounds,
@@ -152,7 +157,7 @@ def finish(workspace: Workspace, *, note: Note = print) -> dict[str, Any]:
         comparison = _comparison(workspace, counted[0], counted[-1], classes)
     metrics = {
         "recipe": config["recipe"],
-        "kind": recipe_of(config).kind,
+        "kind": kind_of(recipe_of(config)),
         "mode": config["mode"],
         "student": config["student"],
         "classes": list(classes),
@@ -176,8 +181,16 @@ def _comparison(
     if isinstance(config, ObjectRecipe):
         old, new = (load_judged(workspace, n, "test", Found) for n in (first, last))
         return compare_found(old, new, seed=config.seed) if len(old) else None
+    if several(config):
+        one, other = (load_judged(workspace, n, "test", JudgedFindings) for n in (first, last))
+        return compare_findings(one, other, classes, seed=config.seed) if len(one) else None
     before, after = (load_judged(workspace, n, "test", Judged) for n in (first, last))
     return compare(before, after, classes, seed=config.seed) if len(before) else None
+
+
+def kind_of(config: Recipe) -> str:
+    """Return what a recipe labels: images, objects or places in them, or findings of images."""
+    return "findings" if several(config) else config.kind
 
 
 def roll_back(path: Path, to_round: int, *, note: Note = print) -> None:

@@ -92,6 +92,9 @@ def test_missing_discs_are_found_and_a_persons_stay(finished):
     assert found >= 0.8 * len(hidden)
     assert metrics["kind"] == "objects"
     assert metrics["rounds"][0]["test"]["mean"]["AP50"] > 0.8
+    sentence = metrics["rounds"][1]["verdict"]["sentence"]
+    assert "mean overlap" in sentence
+    assert "alse findings" in sentence
 
 
 def test_a_finished_run_that_is_run_again_changes_nothing(finished):

@@ -69,6 +69,52 @@ def test_tails_and_glare_and_motion_and_smoke_move_their_feature():
     assert named(degrade(picture(), "smoke", 1.0))["veil"] > good["veil"] + 0.2
 
 
+def test_parts_and_directions_and_whites_move_their_feature():
+    good = named(picture())
+    blurred = np.asarray(Image.fromarray(picture()))
+    blurred = np.concatenate([degrade(blurred, "blur", 0.6)[:, :112], blurred[:, 112:]], axis=1)
+    half = named(blurred)
+    assert half["sharp_low"] < good["sharp_low"] - 1
+    assert half["sharp_high"] == pytest.approx(good["sharp_high"], abs=0.3)
+    for seed in range(4):
+        moved = named(degrade(picture(), "motion", 0.8, seed=seed))
+        assert moved["fine_direction"] > good["fine_direction"] + 0.8
+    assert named(degrade(picture(), "glare", 1.0))["white_core"] > good["white_core"] + 1
+    even = degrade(picture(), "blur", 1.0)
+    assert named(degrade(even, "bubbles", 1.0))["glints"] > named(even)["glints"] + 1
+    smoke = named(degrade(picture(), "smoke", 1.0))
+    assert smoke["haze"] > good["haze"] + 0.2
+    assert smoke["saturation_low"] < good["saturation_low"]
+
+
+@pytest.mark.parametrize("step", [(9, 0), (0, -14), (8, 11), (-20, 5)])
+def test_two_exposures_in_one_have_an_echo(step):
+    frame = np.random.default_rng(0).integers(40, 200, (SIZE, SIZE, 3)).astype(np.uint8)
+    frame = degrade(frame, "blur", 0.0)
+    twice = (frame.astype(int) + np.roll(frame, step, axis=(0, 1))) // 2
+    alone, both = named(frame)["echo"], named(twice.astype(np.uint8))["echo"]
+    assert both > alone + 0.8
+
+
+def test_of_drawn_frames_the_new_measures_are_known():
+    frame = np.full((SIZE, SIZE, 3), (200, 100, 50), np.uint8)
+    even = named(frame)
+    assert even["redness"] == pytest.approx(np.log((200 / 255 + 0.02) / (100 / 255 + 0.02)))
+    assert even["haze"] == even["paleness"] == pytest.approx(50 / 255)
+    assert even["saturation_low"] == pytest.approx(0.75)
+    assert even["white"] == pytest.approx(np.log(1e-3))
+    frame[60:80, 100:140] = 255
+    frame[::8, 0] = 255
+    spotted = named(frame)
+    share = 20 * 40 + SIZE // 8
+    assert spotted["white"] == pytest.approx(np.log(share / SIZE**2 + 1e-3), abs=1e-4)
+    # what is left two pixels farther in, of the spot alone
+    assert spotted["white_core"] == pytest.approx(np.log(16 * 36 / SIZE**2 + 1e-3), abs=1e-4)
+    assert spotted["pale_core"] == pytest.approx(np.log(12 * 32 / SIZE**2 + 1e-3), abs=1e-4)
+    # a wide spot is no glint, points are
+    assert spotted["glints"] == pytest.approx(np.log(SIZE // 8 / SIZE**2 + 1e-3), abs=1e-4)
+
+
 def test_what_lies_outside_the_content_does_not_count():
     frame = picture(h=300, w=300)
     border = Border.circle(frame.shape, 150, 150, 120)

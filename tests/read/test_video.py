@@ -196,3 +196,31 @@ def test_block_means_are_means_of_blocks(shape):
     if min(shape) >= 16:
         a, b = shape[0] // 16, shape[1] // 16
         assert found[3, 5] == pytest.approx(grey[3 * a : 4 * a, 5 * b : 6 * b].mean(), abs=1e-3)
+
+
+def test_reading_ahead_changes_nothing_that_is_said(tmp_path):
+    path = write(tmp_path / "a.mkv", pictures(25, 240, 320) * 2)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    told = Told()
+    taken = frames(path, fps=5, told=told)
+    for frame in taken:
+        # what is decoded ahead is not told yet
+        assert told.decoded == frame.index + 1
+        assert told.seconds == frame.time
+        if frame.index > 8:
+            break
+    assert told.problems == []
+    taken.close()
+    assert told.decoded == frame.index + 1
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_pixels_are_those_of_the_plain_way(tmp_path, suffix):
+    path = write(tmp_path / f"a.{suffix}", pictures(20, 98, 134))
+    with av.open(str(path)) as container:
+        plain = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    read = [frame.pixels for frame in frames(path)]
+    assert len(plain) == len(read) == 20
+    for one, other in zip(plain, read, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len({pixels.__array_interface__["data"][0] for pixels in read}) == 20

@@ -21,13 +21,13 @@ from medloop.phantoms import draw_phantoms
 from medloop.predict import predict_images
 from medloop.prepare.border import cut
 from medloop.prepare.degrade import degrade
-from medloop.prepare.quality import measure_all
+from medloop.prepare.quality import FEATURES, measure_all
 from medloop.read.listing import list_images
 from medloop.recipes.endoscopy import FAITHFUL, Endoscopy, Teaching, prepared
 from medloop.run import run
 from medloop.store import Workspace
 from medloop.students import load_student
-from medloop.students.measured import Measured
+from medloop.students.measured import Measured, Unlike, _held_out, used
 
 SMALL = {"size": 24, "n_centroids": 16, "n_components": 24, "variants": 1}
 
@@ -358,12 +358,58 @@ def test_what_is_unlike_good_is_bad_though_nobody_showed_it():
     assert (p_bad[1] > 0.5).mean() > 0.9
     assert (p_bad[0] < 0.5).mean() > 0.7
     assert np.median(p_bad[1]) > np.median(p_plain[1])
-    # the distance is Mahalanobis' by Ledoit and Wolf
+    # the distance is Mahalanobis' to the good frames, shrunk by Ledoit and Wolf's share, squared
     rows = measure_all(train).astype(np.float32).astype(float)
-    x = np.clip((rows - rows.mean(0)) / (rows.std(0) + 1e-6), -6, 6)
-    cover = LedoitWolf().fit(x[:40])
-    wanted = np.log(cover.mahalanobis(x) + 1e-6)
-    assert np.allclose(fitted.unlike.distance(x), wanted)
+    good = used(rows)[:40]
+    spread = np.maximum(good.std(0), 0.02)
+    x = (good - good.mean(0)) / spread
+    share = LedoitWolf().fit(x).shrinkage_ ** 2
+    cover = (1 - share) * np.cov(x.T, bias=True) + share * np.eye(27)
+    away = (used(rows) - good.mean(0)) / spread
+    wanted = np.log((away * np.linalg.solve(cover, away.T).T).sum(1) + 1e-6)
+    assert np.allclose(fitted.unlike.distance(rows), wanted)
+    # a frame is as bad as the worse of two scores says, the regression's counting a quarter
+    score = fitted.badness(rows)
+    own = fitted.unlike.distance(rows)
+    own = (own - np.median(own[:40])) / (own[:40].std() + 1e-6)
+    assert (score >= own - 1e-9).all()
+    assert (np.diff(fitted.label(of(train)).probs[np.argsort(score), 0]) >= -1e-6).all()
+    with pytest.raises(DataError, match="one other class"):
+        plain.badness(rows)
+
+
+def test_good_frames_are_held_out_of_their_own_distance():
+    random = np.random.default_rng(0)
+    mixed = random.normal(size=(len(FEATURES),) * 2) * np.geomspace(3, 0.1, len(FEATURES))[:, None]
+    good, new = (random.normal(size=(n, len(FEATURES))) @ mixed for n in (60, 400))
+    for rows in (good, new):
+        rows[:, [FEATURES.index("bright"), FEATURES.index("specular")]] = 0.01
+    far = Unlike.of(good).distance(new)
+    near = Unlike.of(good).distance(good)
+    for group in (np.arange(60) // 6, np.zeros(60, int)):
+        held = _held_out(good, group)
+        # like new frames, within the error of 60; frames that shaped it lie far nearer
+        assert abs(np.median(held) - np.median(far)) < 0.25
+        assert np.median(near) < np.median(held) - 0.3
+    one = _held_out(good, np.arange(60) // 20)
+    assert np.allclose(one[:20], Unlike.of(good[20:]).distance(good[:20]))
+
+
+@pytest.mark.parametrize("n", [5, 6, 40])
+def test_good_frames_that_are_all_alike_have_a_distance(n):
+    good = np.full((n, len(FEATURES)), 0.3)
+    assert np.isfinite(_held_out(good, np.array([0] * (n - 1) + [1]))).all()
+    away = Unlike.of(good).distance(np.stack([good[0], good[0] + 1]))
+    assert np.isfinite(away).all()
+    assert away[1] > away[0]
+
+
+def test_a_student_of_other_measures_is_refused(taught, tmp_path):
+    fitted = Measured(penalty=1.0).fit(*taught, seed=0)
+    assert fitted.space is not None
+    replace(fitted, space=(fitted.space[0][:15], fitted.space[1][:15])).save(tmp_path)
+    with pytest.raises(DataError, match="other measures"):
+        Measured.load(tmp_path)
 
 
 # -- whole runs ---------------------------------------------------------------------------------

@@ -4,13 +4,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medloop.dataset import ArrayPixels, Dataset
 from medloop.labels import HUMAN, Labels
 from medloop.loop import Round, closed_loop
-from medloop.recipes.landmarks import Landmarks
+from medloop.overlap import iou
+from medloop.recipes.landmarks import HeldOut, Landmarks, best_like, marks_of, right_of
 
 N = 12
+AWAY = np.array([900.0, 900.0, 0.0])
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,13 @@ def test_no_image_is_labelled_by_a_student_that_learned_from_it(dataset, known, 
     seer = Seer(truth)
     rounds_of(settings(rounds=2), dataset, known, seer)
     looks = [one for one in seer.diary if one[0] == "label"]
-    assert len(looks) == 4  # two rounds: the second changed nothing
+    assert len(looks) == 5  # two rounds: the second changed nothing
+    # in round 0 images with nothing labelled are labelled by the student that knows every label
+    empty = sorted(set(range(N)) - set(known.image.tolist()))
+    assert looks[0][1] == empty
+    assert len(looks[0][2]) == len(known)
+    assert sorted(looks[1][1] + looks[2][1]) == known.image.tolist()
+    assert sorted(looks[3][1] + looks[4][1]) == list(range(N))
     for _, images, taught in looks:
         assert not set(images) & set(taught.image.tolist())
         assert not set(images) & set(taught.looked_at.tolist())
@@ -134,6 +144,155 @@ def test_what_moves_under_mirroring_is_neither_label_nor_background(dataset, kno
     assert set(ignored.image.tolist()) == set(known.image.tolist())
     assert (ignored.box[:, 0] == 200).all()  # the object beside the labelled one
     assert second.best.kept == 0
+
+
+def test_more_folds_leave_fewer_images_out(dataset, known, truth):
+    seer = Seer(truth)
+    rounds_of(settings(rounds=0, folds=3), dataset, known, seer)
+    looks = [one for one in seer.diary if one[0] == "label"]
+    assert [len(one[1]) for one in looks] == [6, 2, 2, 2]
+    for _, images, taught in looks:
+        assert not set(images) & set(taught.looked_at.tolist())
+
+
+@dataclass(frozen=True)
+class Fading(Seer):
+    """Sees with other scores once it learned from machine labels."""
+
+    later: float = 0.2
+    missed: int = -1
+
+    def label(self, dataset, *, progress=None):
+        found = super().label(dataset)
+        if (self.taught.source == HUMAN).all():
+            return found
+        found = found.with_(score=np.full(len(found), self.later))
+        return found[found.image != self.missed]
+
+
+def test_a_label_of_the_round_before_stays_where_it_is_seen_again(dataset, known, truth):
+    first, second = rounds_of(settings(rounds=1), dataset, known, Fading(truth, missed=5))
+    before, after = (one.best.labels for one in (first, second))
+    kept = after[after.score >= 0.4]
+    assert sorted(kept.image.tolist()) == sorted(before.image[before.image != 5].tolist())
+    assert (kept.score > 0.8).all()
+    assert 5 not in after.image
+
+
+def test_the_score_is_halved_where_points_move_by_the_limit(dataset, known, truth):
+    config = settings(rounds=0, spread=0.05, least=0.1)
+    (made,) = rounds_of(config, dataset, known, Seer(truth, moves=0.05))
+    assert made.best.labels.score == pytest.approx(0.45)
+    (made,) = rounds_of(config, dataset, known, Seer(truth, moves=0.025))
+    assert made.best.labels.score == pytest.approx(0.9 / (1 + 0.5**4))
+
+
+@dataclass(frozen=True)
+class Inventor(Seer):
+    """Sees in image ``i`` an object that is none, with score ``invented[i]``."""
+
+    invented: tuple = ()
+
+    def label(self, dataset, *, progress=None):
+        found = super().label(dataset)
+        rows = np.array([i for i, score in enumerate(self.invented) if score and i in dataset.id])
+        if len(rows) == 0:
+            return found
+        first = np.array([np.flatnonzero(found.image == i)[0] for i in rows])
+        wrong = found[first]
+        points, box = wrong.keypoints.copy(), wrong.box + 500.0
+        points[..., :2] += 500
+        score = np.array([self.invented[i] for i in rows])
+        return Labels.concat([found, wrong.with_(box=box, keypoints=points, score=score)])
+
+
+def test_an_object_is_believed_from_the_score_that_was_right_on_held_out_images(
+    dataset, known, truth
+):
+    held = dataset.where(images=np.arange(N))
+    # of 24 + 4 findings above .5, four are wrong; above .8 none is
+    seer = Inventor(truth, score=0.85, moves=0.0, invented=(0.5, 0.6, 0.7, 0.8) + (0,) * 8)
+    for precision, mark in ((0.99, 0.85), (0.95, 0.8), (0.9, 0.7), (0.85, 0.5), (0, 0.4)):
+        config = settings(rounds=0, precision=precision)
+        config = config.knowing(held=HeldOut(held, truth), sigmas=None)
+        found = config.look(seer, held, Labels.empty())
+        marks = marks_of(config, found, config.held, 1)
+        assert marks == pytest.approx([mark], abs=1e-3)
+        wrong = ~right_of(found, truth, config.spreads)
+        assert wrong.sum() == 4
+        above = found.score >= marks[0]
+        assert (~wrong)[above].mean() >= precision
+        (made,) = rounds_of(config, dataset, known, seer)
+        labels = made.best.labels
+        believed = labels[labels.score >= config.confidence]
+        expected = sum(score >= mark - 1e-3 for score in seer.invented)
+        assert len(believed) == 2 * N - len(known) + expected
+        assert len(labels) == 2 * N - len(known) + 4  # the others are places that teach nothing
+
+
+def test_where_no_score_is_sure_nothing_is_believed(dataset, known, truth):
+    nowhere = truth.with_(keypoints=truth.keypoints + AWAY, box=truth.box + 900)
+    config = settings(rounds=0)
+    config = config.knowing(held=HeldOut(dataset, nowhere), sigmas=None)
+    assert marks_of(config, config.look(Seer(truth), dataset, known), config.held, 1) == [np.inf]
+    (made,) = rounds_of(config, dataset, known, Seer(truth))
+    assert (made.best.labels.score < config.confidence).all()
+    assert len(made.best.labels) == 2 * N - len(known)
+
+
+def test_few_held_out_objects_choose_no_score(dataset, known, truth):
+    few = truth[:19].with_(keypoints=truth.keypoints[:19] + AWAY)
+    config = settings(rounds=0)
+    config = config.knowing(held=HeldOut(dataset, few), sigmas=None)
+    assert marks_of(config, config.look(Seer(truth), dataset, known), config.held, 1) == [0.4]
+    boxes = Landmarks(images="", student="detector")
+    assert boxes.confidence == 0.4
+    for one, mark in ((config, 0.4), (boxes, 0.7), (settings(least=0.6), 0.6)):
+        assert marks_of(one, Labels.empty(), None, 2).tolist() == [mark, mark]
+
+
+def test_boxes_that_no_held_out_image_vouches_for_need_a_higher_score(dataset, known, truth):
+    class Boxes(Seer):
+        def label(self, dataset, *, progress=None):
+            return super().label(dataset).with_(keypoints=None)
+
+    plain = known.with_(keypoints=None)
+    config = Landmarks(images="", student="detector", rounds=0)
+    (alone,) = rounds_of(config, dataset, plain, Boxes(truth, score=0.6))
+    assert (alone.best.labels.score < config.confidence).all()
+    config = config.knowing(held=HeldOut(dataset, truth.with_(keypoints=None)), sigmas=None)
+    (vouched,) = rounds_of(config, dataset, plain, Boxes(truth, score=0.6))
+    assert (vouched.best.labels.score > 0.5).all()
+    assert len(vouched.best.labels) == 2 * N - len(known)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_best_likeness_is_that_of_a_loop_over_pairs(seed):
+    random = np.random.default_rng(seed)
+
+    def table(n):
+        low = random.integers(0, 6, (n, 2))
+        box = np.column_stack([low, low + random.integers(1, 6, (n, 2))]).astype(float)
+        points = np.concatenate([random.integers(0, 9, (n, 3, 2)), np.full((n, 3, 1), 2)], axis=2)
+        image, kind = random.integers(0, 3, (2, n))
+        return Labels(image=image, class_id=kind, box=box, keypoints=points.astype(float))
+
+    found, truth = table(random.integers(0, 7)), table(random.integers(0, 7))
+    sigmas = np.array([0.1, 0.2, 0.3])
+    size = (truth.box[:, 2:] - truth.box[:, :2]).prod(axis=1)
+    for by in (None, sigmas):
+        expected = np.zeros(len(truth))
+        for j in range(len(truth)):
+            for i in range(len(found)):
+                if (found.image[i], found.class_id[i]) != (truth.image[j], truth.class_id[j]):
+                    continue
+                if by is None:
+                    like = float(iou(found.box[[i]], truth.box[[j]])[0, 0])
+                else:
+                    away = ((found.keypoints[i] - truth.keypoints[j]) ** 2)[:, :2].sum(axis=1)
+                    like = np.exp(-away / (2 * size[j] * (2 * by) ** 2)).mean()
+                expected[j] = max(expected[j], like)
+        assert best_like(found, truth, by) == pytest.approx(expected, abs=1e-9)
 
 
 def test_machine_labels_weigh_less_than_a_persons(dataset, known, truth):

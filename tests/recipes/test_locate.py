@@ -176,6 +176,7 @@ class Spy:
     def fit(self, dataset, labels, *, seed):
         made = Spy(self.seen)
         made.learned = set(dataset.group[dataset.position(labels.image)].tolist())
+        made.classes, made.taught = dataset.classes, labels
         return made
 
     def label(self, dataset, *, progress=None):
@@ -185,38 +186,46 @@ class Spy:
         return Labels(image=dataset.id, class_id=np.zeros(len(dataset), int), probs=probs)
 
 
-def test_no_map_comes_from_a_model_that_learned_from_the_patient(monkeypatch):
+@pytest.mark.parametrize("background", [[], ["z"]])
+def test_no_opinion_comes_from_a_model_that_learned_from_the_patient(monkeypatch, background):
     random = np.random.default_rng(0)
     pixels = ArrayPixels({"all": random.integers(0, 255, (30, 24, 24), dtype=np.uint8)})
     dataset = Dataset(
         pixels=pixels,
         file=[f"all/{i}" for i in range(30)],
-        classes=("x", "y"),
+        classes=("x", "y", "z"),
         group=np.arange(30) // 3,
     )
-    known = Labels(image=dataset.id, class_id=np.arange(30) % 2, source=np.full(30, "human"))
+    known = Labels(image=dataset.id, class_id=np.arange(30) % 3, source=np.full(30, "human"))
     mapped = set()
 
     def fake_maps(classifier, part, class_id, **settings):
-        assert not classifier.learned & set(part.group.tolist())
+        assert classifier.classes == part.classes
+        if background:  # what is explained is that there is something
+            assert part.classes == ("nothing", "something")
+            assert classifier.taught.class_id.tolist() == (np.arange(30) % 3 != 2).tolist()
+            assert (class_id == 1).all()
+        else:
+            assert class_id.tolist() == known.class_id.tolist()
         mapped.update(part.id.tolist())
         return random.random((len(part), 6, 6))
 
-    monkeypatch.setattr("medloop.recipes.locate.maps_of", fake_maps)
+    monkeypatch.setattr("medloop.students.localizer.maps_of", fake_maps)
     seen = set()
-    config = Locate(images="", mode="ours", rounds=0)
+    config = Locate(images="", mode="ours", rounds=0, background=background)
     proposal = config.steps(dataset, known, Spy(seen))(known, None, 0)
     assert seen == mapped == set(range(30))
     assert proposal.labels.image.tolist() == list(range(30))
-    assert (proposal.labels.boxes[:, 2] > proposal.labels.boxes[:, 0]).all()
+    there = proposal.labels.boxes[:, 2] > proposal.labels.boxes[:, 0]
+    assert there.tolist() == [not background or k != 2 for k in known.class_id.tolist()]
 
 
-def test_a_persons_boxes_stand_and_teach(drawn, tmp_path):
+@pytest.mark.parametrize("named", [True, False], ids=["splits named", "dealt"])
+def test_a_persons_boxes_stand_and_teach(drawn, tmp_path, named):
     folder, boxes = drawn
-    # two in the test split, which teach nothing, and eight in the training split
-    names = [
-        name for i, name in enumerate(sorted(boxes)) if i in (0, 1, 6, 7, 8, 9, 16, 17, 18, 19)
-    ]
+    # two in the test split where one is named, which teach nothing, and eight in the training split
+    rows = (0, 1, 6, 7, 8, 9, 16, 17, 18, 19)
+    names = [name for i, name in enumerate(sorted(boxes)) if i in rows]
     document = {
         "images": [
             {"id": i, "file_name": name, "width": SIDE, "height": SIDE}
@@ -234,8 +243,16 @@ def test_a_persons_boxes_stand_and_teach(drawn, tmp_path):
         ],
     }
     (tmp_path / "few.json").write_text(json.dumps(document))
+    labels = folder / "labels.csv"
+    if not named:
+        table = list(csv.DictReader(labels.read_text().splitlines()))
+        labels = tmp_path / "labels.csv"
+        with labels.open("w") as stream:
+            out = csv.DictWriter(stream, ["file", "label", "patient"], extrasaction="ignore")
+            out.writeheader()
+            out.writerows(table)
     told = []
-    config = settings(folder, rounds=0, boxes=str(tmp_path / "few.json"))
+    config = settings(folder, rounds=0, boxes=str(tmp_path / "few.json"), labels=str(labels))
     run(tmp_path / "ws", config, note=told.append)
     with Workspace.open(tmp_path / "ws", read_only=True) as workspace:
         current, table = workspace.log.current(), workspace.table()
@@ -251,7 +268,10 @@ def test_a_persons_boxes_stand_and_teach(drawn, tmp_path):
     said = " ".join(about["settings"]["said"])
     assert "person's boxes taught it" in said
     page = (tmp_path / "ws" / "report.html").read_text()
-    assert "of the images with a person&#39;s boxes are not in the training split" in page
+    lost = "of the images with a person&#39;s boxes are not in the training split"
+    assert (lost in page) == named
+    split = dict(zip(table["file"].tolist(), table["split"].tolist(), strict=True))
+    assert {split[name] for name in names} == ({"train", "test"} if named else {"train"})
 
 
 def test_background_of_an_unknown_name_is_refused(drawn, tmp_path):

@@ -24,9 +24,11 @@ from web_workspaces import class_workspace, deep_workspace, object_workspace
 
 from medloop.cli.review import review
 from medloop.errors import DataError, LockedError, UsageError
-from medloop.review.web.security import MAX_BODY, Access, Addresses, is_loopback, read_tokens
 from medloop.review.web.serve import opened
 from medloop.store import Workspace
+from medloop.web.access import Access, read_tokens
+from medloop.web.addresses import Addresses, is_loopback
+from medloop.web.guard import MAX_BODY
 
 TOKENS = f"# the ward\nana:{'a' * 20}\n\nDr: Bo:{'b' * 20}\n"
 

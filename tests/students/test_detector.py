@@ -142,6 +142,38 @@ def test_no_two_findings_of_a_class_overlap_much(fitted, scene):
     assert (iou(box, box) - np.eye(len(box))).max() <= fitted.overlap
 
 
+def test_a_closer_look_finds_what_is_much_smaller(fitted):
+    dataset, truth = drawn(20, seed=9)
+    rng = np.random.default_rng(0)
+    wide = []
+    for image in dataset.pixels.images:  # the same things, at less than half the size of the frame
+        height, width = image.shape[:2]
+        canvas = rng.normal(120, 10, (230, 230, 3)).clip(0, 255).astype(np.uint8)
+        canvas[:height, :width] = image
+        wide.append(canvas)
+    wide = replace(dataset, pixels=Pictures(wide))
+    once, twice = (replace(fitted, closer=k).label(wide) for k in (1, 2))
+
+    def recall(found):
+        hits = 0
+        for i in range(20):
+            mine, true = found[(found.image == i) & (found.score > 0.3)], truth[truth.image == i]
+            if len(mine) and len(true):
+                same = mine.class_id[:, None] == true.class_id
+                hits += ((iou(mine.box, true.box) * same).max(axis=0) > 0.5).sum()
+        return hits / len(truth)
+
+    assert recall(twice) > recall(once) + 0.2
+    assert (np.diff(twice.image) >= 0).all()
+    for i in range(20):
+        assert (np.diff(twice.score[twice.image == i]) <= 0).all()
+        box = twice.box[(twice.image == i) & (twice.class_id == 0)]
+        assert (iou(box, box) - np.eye(len(box))).max(initial=0) <= fitted.overlap
+    few = replace(fitted, closer=2, most=3).label(wide)
+    assert np.bincount(few.image).max() <= 3
+    assert replace(fitted, closer=2).label(wide[:0]).image.tolist() == []
+
+
 def test_the_kind_of_pixels_changes_little(fitted):
     dataset, _ = drawn(3, seed=5)
     plain = dataset.pixels.images
@@ -304,6 +336,7 @@ def test_a_loss_without_end_is_told():
         ({"pretrained": "often"}, "unknown pretrained"),
         ({"device": "gpu"}, "device must be"),
         ({"most": True}, "most must be"),
+        ({"closer": 0}, "closer must be an int of at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, says):

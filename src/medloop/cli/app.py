@@ -116,7 +116,12 @@ def report(workspace: WS) -> None:
 @app.command()
 def evaluate(
     workspace: WS,
-    truth: Annotated[Path, typer.Option(help="CSV: file,label; never shown to the loop.")],
+    truth: Annotated[
+        Path,
+        typer.Option(
+            help="CSV: file,label, or a column of 0 and 1 a finding; never shown to the loop."
+        ),
+    ],
     splits: Annotated[int, typer.Option(help="Random splits of teacher against student.")] = 30,
     as_json: Json = False,
 ) -> None:

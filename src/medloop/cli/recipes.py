@@ -90,6 +90,12 @@ def zero_shot(
     labels: Annotated[
         Path | None, typer.Option(help="CSV with a handful of labels; they judge every round.")
     ] = None,
+    multi_label: Annotated[
+        bool,
+        typer.Option(
+            "--multi-label", help="An image may hold several of the classes, or none of them."
+        ),
+    ] = False,
     rounds: Annotated[int | None, typer.Option(help="Rounds; 0 delivers the teacher.")] = None,
     seed: Seed = None,
     student: Annotated[str | None, typer.Option(help="patches or network.")] = None,
@@ -109,6 +115,7 @@ def zero_shot(
         "prompts": absolute(prompts),
         "clip": clip,
         "teacher": teacher if teacher in (None, "text") else str(Path(teacher).absolute()),
+        "multi_label": multi_label or None,
     }
     run_recipe(workspace, resolve(ZeroShotRecipe, given, settings or [], config), as_json=as_json)
 
@@ -187,13 +194,21 @@ def run_recipe(workspace: Path, config: Any, *, as_json: bool) -> None:
         metrics = run(workspace, config, progress=progress, note=note)
     with Workspace.open(workspace, read_only=True) as opened:
         status = opened.status()
-    from medloop.report.words import summary_words
-
-    result(
-        summary_words(workspace, metrics, status), {**metrics, "status": status}, as_json=as_json
-    )
+        said = _said(workspace, opened, metrics, status)
+    result(said, {**metrics, "status": status}, as_json=as_json)
     if status["quarantined"]:
         raise typer.Exit(DONE_WITH_QUARANTINE)
+
+
+def _said(path: Path, workspace: Any, metrics: dict[str, Any], status: dict[str, Any]) -> str:
+    if metrics["kind"] == "findings":
+        from medloop.findings.counts import count_images
+        from medloop.findings.words import finding_words
+
+        return finding_words(path, metrics, count_images(workspace))
+    from medloop.report.words import summary_words
+
+    return summary_words(path, metrics, status)
 
 
 def _select(config: Any, workspace: Path, method: str, budget: int, *, as_json: bool) -> None:

@@ -27,6 +27,9 @@ DICOM_FORMATS = {
     "dicom-sr": "medloop.export.dicom_sr:DICOM_SR",
 }
 
+#: Formats that cannot say of one image that it holds several classes, or none, without boxes.
+ONE_CLASS = ("folder", "yolo", "voc")
+
 
 def format_of(name: str) -> Format:
     """Return a format by its name.
@@ -63,6 +66,11 @@ def export_workspace(path: Path, out: Path, *, format: str = "csv") -> Exported:
         Workspace.open(path, read_only=True) as workspace,
         workspace.log.database.snapshot(),
     ):
+        if workspace.config.get("multi_label") and chosen.name in ONE_CLASS:
+            raise UsageError(
+                f"format {chosen.name} holds one class an image, and images of {path} may hold "
+                "several: choose csv, parquet, coco, hf or label-studio."
+            )
         return deliver(Source(workspace), chosen, out)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.labels import Labels
+from medloop.presence import table
 from medloop.progress import Progress, silent
 from medloop.read.table import slashed
 from medloop.students.feature_file import Features
@@ -33,6 +34,8 @@ class Teacher:
     ----------
     path : path
         See :func:`read_teacher`.
+    multi_label : bool
+        Whether an image may hold several of the classes, or none.
     rows : Features, optional
         Filled by ``prepare``.
     """
@@ -40,6 +43,7 @@ class Teacher:
     name: ClassVar[str] = "teacher"
 
     path: str | Path
+    multi_label: bool = False
     rows: Features | None = field(default=None, repr=False)
 
     def prepare(
@@ -53,11 +57,11 @@ class Teacher:
             See :func:`read_teacher`.
         """
         ordered = dataset[np.argsort(dataset.id, kind="stable")]
-        probs = read_teacher(self.path, ordered.classes, ordered.file.tolist())
+        probs = self._read(ordered)
         return replace(self, rows=Features(ordered.id, probs.astype(np.float32)))
 
     def label(self, dataset: Dataset) -> Labels:
-        """Return one label an image, with its probabilities.
+        """Return one label an image, with its probabilities; a table with ``multi_label``.
 
         Raises
         ------
@@ -65,11 +69,19 @@ class Teacher:
             See :func:`read_teacher`; what was prepared is not read again.
         """
         if self.rows is not None and self.rows.holds(dataset.id):
-            return labels_of(dataset, self.rows.of(dataset.id).astype(np.float64))
-        return labels_of(dataset, read_teacher(self.path, dataset.classes, dataset.file.tolist()))
+            probs = self.rows.of(dataset.id).astype(np.float64)
+        else:
+            probs = self._read(dataset)
+        return table(dataset.id, probs) if self.multi_label else labels_of(dataset, probs)
+
+    def _read(self, dataset: Dataset) -> Floats:
+        files = dataset.file.tolist()
+        return read_teacher(self.path, dataset.classes, files, several=self.multi_label)
 
 
-def read_teacher(path: str | Path, classes: Sequence[str], files: Sequence[str]) -> Floats:
+def read_teacher(
+    path: str | Path, classes: Sequence[str], files: Sequence[str], *, several: bool = False
+) -> Floats:
     r"""Read the probabilities of these files from a CSV (comma, semicolon or tab; UTF-8).
 
     Parameters
@@ -80,11 +92,14 @@ def read_teacher(path: str | Path, classes: Sequence[str], files: Sequence[str])
     classes : sequence of str
     files : sequence of str
         In the order in which rows are wanted.
+    several : bool
+        Whether each class is there or not on its own, so that a row may have any sum.
 
     Returns
     -------
     (n, K) float
-        Rows sum to one: each is divided by its sum, which may be off by ``TOLERANCE``.
+        Rows sum to one: each is divided by its sum, which may be off by ``TOLERANCE``; not so with
+        ``several``.
 
     Raises
     ------
@@ -92,7 +107,8 @@ def read_teacher(path: str | Path, classes: Sequence[str], files: Sequence[str])
         There is no such file.
     DataError
         A column is missing, there twice or names no class; a number is none, negative or not
-        finite; a row does not sum to one; a file is there twice or not at all.
+        finite, or above 1 with ``several``; a row does not sum to one; a file is there twice or
+        not at all.
 
     Examples
     --------
@@ -107,10 +123,10 @@ def read_teacher(path: str | Path, classes: Sequence[str], files: Sequence[str])
     row_of: dict[str, int] = {}
     rows: list[list[float]] = []
     lines: list[int] = []
-    table = _rows(Path(path))
-    _, names = next(table, (1, []))
+    stored = _rows(Path(path))
+    _, names = next(stored, (1, []))
     columns = _columns(path, [name.strip() for name in names], classes)
-    for line, cells in table:
+    for line, cells in stored:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(names):
@@ -130,6 +146,16 @@ def read_teacher(path: str | Path, classes: Sequence[str], files: Sequence[str])
             f"{path} has no row for {len(absent):,} of {len(wanted):,} files, such as {absent[0]}."
         )
     probs = np.array(rows, np.float64).reshape(len(rows), len(classes))
+    at = [row_of[file] for file in wanted]
+    if several:
+        above = probs > 1
+        if above.any():
+            row, column = (int(number) for number in np.argwhere(above)[0])
+            raise DataError(
+                f"{path} line {lines[row]}: p_{classes[column]} must lie in [0, 1], "
+                f"got {probs[row, column]:g}."
+            )
+        return probs[at]
     sums = probs.sum(axis=1)
     off = abs(sums - 1) > TOLERANCE
     if off.any():
@@ -137,7 +163,7 @@ def read_teacher(path: str | Path, classes: Sequence[str], files: Sequence[str])
         raise DataError(
             f"{path} line {lines[row]}: the probabilities must sum to one, got {sums[row]:g}."
         )
-    return np.asarray((probs / sums[:, None])[[row_of[file] for file in wanted]])
+    return np.asarray((probs / sums[:, None])[at])
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -14,6 +14,7 @@ from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.labelers.tower import Prompts, Words, embed_words, load_tower
 from medloop.labels import Labels, aligned
+from medloop.presence import table
 from medloop.progress import Progress, silent
 from medloop.students.calibration import softmax
 from medloop.students.devices import check_device
@@ -157,12 +158,8 @@ class ZeroShot:
         logits = self._logits(dataset)
         if not self.multi_label:
             return labels_of(dataset, softmax(logits))
-        n, k = logits.shape
         present = softmax(np.stack([np.zeros_like(logits), logits], axis=-1))[..., 1]
-        score = present.astype(np.float32).astype(np.float64).ravel()  # as stored, like labels_of
-        return Labels(
-            image=np.repeat(dataset.id, k), class_id=np.tile(np.arange(k), n), score=score
-        )
+        return table(dataset.id, present)
 
     def embeddings(self, dataset: Dataset) -> NDArray[np.float32]:
         """Return the embedding of every image, (n, d) of length one.

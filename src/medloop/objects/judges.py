@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
 from medloop.detection import object_area, summary
-from medloop.gate import Gate, Verdict, quality_kept
+from medloop.gate import Gate, Verdict, both, few_invented, quality_kept
 from medloop.judges import operation
 from medloop.labels import MODEL, Labels
 from medloop.loop import Round
 from medloop.objects.intake import skeleton_of
 from medloop.objects.sigmas import estimate_sigmas
-from medloop.overlap import iou, oks
+from medloop.recipes.landmarks import HeldOut, Landmarks, best_like, marks_of, right_of
 from medloop.recipes.recipe import ObjectRecipe
 from medloop.rounds import save_round
 from medloop.stats import bootstrap
@@ -57,21 +57,99 @@ def quality_of(found: Labels, truth: Labels, *, score: float, sigmas: Floats | N
     >>> quality_of(found, truth, score=0.5, sigmas=None).tolist()
     [0.5, 0.0]
     """
-    sure = found[found.score >= score]
-    quality = np.zeros(len(truth))
-    area = object_area(truth)
-    for image in np.unique(truth.image):
-        rows, there = np.flatnonzero(truth.image == image), np.flatnonzero(sure.image == image)
-        if len(there) == 0:
-            continue
-        one, other = sure[there], truth[rows]
-        if sigmas is not None and one.keypoints is not None and other.keypoints is not None:
-            like = oks(one.keypoints, other.keypoints, area[rows], sigmas)
-        else:
-            like = iou(one.boxes, other.boxes)
-        like = like * (one.class_id[:, None] == other.class_id[None, :])
-        quality[rows] = like.max(axis=0)
-    return quality
+    return best_like(found[found.score >= score], truth, sigmas)
+
+
+def as_many_right(found: Labels, truth: Labels, wanted: Ints, sigmas: Floats | None) -> Labels:
+    """Take findings of each class from the highest score down until so many are right.
+
+    Those whose score equals the last one's are taken too; all are where fewer are right.
+
+    Parameters
+    ----------
+    found, truth : Labels
+    wanted : (K,) int
+    sigmas : (P,) float, optional
+
+    Examples
+    --------
+    >>> truth = Labels(image=[0, 1], class_id=[0, 0], box=[[0, 0, 4, 4], [0, 0, 4, 4]])
+    >>> found = Labels(image=[0, 1, 1], class_id=[0, 0, 0], score=[0.9, 0.8, 0.7],
+    ...                box=[[0, 0, 4, 4], [9, 9, 12, 12], [0, 0, 4, 4]])
+    >>> [len(as_many_right(found, truth, np.array([n]), None)) for n in (0, 1, 2, 5)]
+    [0, 1, 3, 3]
+    """
+    right = right_of(found, truth, sigmas)
+    taken = np.zeros(len(found), bool)
+    for k, count in enumerate(wanted.tolist()):
+        hits = np.sort(found.score[right & (found.class_id == k)])[::-1]
+        if count:
+            least = hits[count - 1] if count <= len(hits) else 0.0
+            taken |= (found.class_id == k) & (found.score >= least)
+    return found[taken]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a student sees in held-out images.
+
+    Parameters
+    ----------
+    found : Labels
+        Every finding.
+    looked : Labels
+        Those that the recipe weighs, as :meth:`medloop.recipes.landmarks.Landmarks.look` has them.
+    """
+
+    found: Labels
+    looked: Labels
+
+
+def verdict_of(config: Landmarks, held: HeldOut, before: Seen, after: Seen) -> Verdict:
+    """Ask whether a round loses objects, or sees more that are none.
+
+    Both are asked of the same held-out images. False findings are those that the round before
+    believed, and those that the new one believes before it has as many right ones of each class:
+    a student that is only surer of itself is not refused for it.
+
+    Parameters
+    ----------
+    config : Landmarks
+    held : HeldOut
+    before, after : Seen
+        By the round in use, and by the one that wants to be.
+    """
+    gate = Gate(config.gate_margin, config.gate_confidence)
+    truth, images, sigmas = held.truth, held.dataset, config.spreads
+    place = images.position(truth.image)
+    old, new = (
+        quality_of(one.found, truth, score=config.judged_at, sigmas=sigmas)
+        for one in (before, after)
+    )
+    what = "overlap" if sigmas is None else "similarity of points"
+    seed = config.seed
+    kept = quality_kept(gate, old, new, images.group[place], seed=seed, what=what)
+    if kept.reason == "too_few":
+        return kept
+    marks = marks_of(config, before.looked, held, len(images.classes))
+    believed = before.looked[before.looked.score >= marks[before.looked.class_id]]
+    right = right_of(believed, truth, sigmas)
+    wanted = np.bincount(believed.class_id[right], minlength=len(images.classes))
+
+    def false(sure: Labels) -> Ints:
+        wrong = sure.image[~right_of(sure, truth, sigmas)]
+        return np.bincount(images.position(wrong), minlength=len(images))
+
+    invented = few_invented(
+        gate,
+        false(believed),
+        false(as_many_right(after.looked, truth, wanted, sigmas)),
+        np.bincount(place, minlength=len(images)),
+        images.group,
+        seed=seed,
+        margin=config.invented_margin,
+    )
+    return both(kept, invented)
 
 
 def compare_found(before: Found, after: Found, *, seed: int) -> dict[str, Any]:
@@ -105,6 +183,7 @@ class ObjectJudges:
         given: Labels,
         config: ObjectRecipe,
     ) -> None:
+        assert isinstance(config, Landmarks)  # noqa: S101 - the only recipe of objects
         self.workspace, self.dataset = workspace, dataset
         self.pool = dataset.where(split="train")
         self.known = given.of(self.pool.id)
@@ -119,10 +198,13 @@ class ObjectJudges:
                 sigmas = estimate_sigmas(self.known.keypoints, area).tolist()
             config = config.model_copy(update={"sigmas": list(sigmas)})
             self.options = {"mirrored": tuple(skeleton.mirrored().tolist())}
-        #: The recipe, with the spread of points that was estimated.
-        self.config = config
         self.sigmas = None if config.sigmas is None else np.array(config.sigmas)
+        truth = self.truth["val"]
+        self._held = HeldOut(dataset.where(images=np.unique(truth.image)), truth)
+        #: The recipe, with what is known of the labels: the loop takes this one.
+        self.config = config.knowing(held=self._held if len(truth) else None, sigmas=self.sigmas)
         self._found: dict[tuple[int, str], Labels] = {}
+        self._looked: dict[int, Seen] = {}
 
     def found(self, made: Round, name: str) -> Labels:
         """Look at the images of a split that a person labelled objects in."""
@@ -142,13 +224,16 @@ class ObjectJudges:
         return Found(truth.image, group, quality)
 
     def compare(self, before: Round, after: Round) -> Verdict:
-        """Ask the gate."""
-        gate = Gate(self.config.gate_margin, self.config.gate_confidence)
-        old, new = self.judge(before, "val"), self.judge(after, "val")
-        what = "overlap" if self.sigmas is None else "similarity of points"
-        return quality_kept(
-            gate, old.quality, new.quality, old.group, seed=self.config.seed, what=what
-        )
+        """Ask the gate: whether objects are lost, and whether some are invented."""
+        return verdict_of(self.config, self._held, self._seen(before), self._seen(after))
+
+    def _seen(self, made: Round) -> Seen:
+        if made.number not in self._looked:
+            images = self._held.dataset
+            found = self.found(made, "val")
+            looked = self.config.steadied(made.best.student, images, found, Labels.empty())
+            self._looked[made.number] = Seen(found, looked)
+        return self._looked[made.number]
 
     def changed(self, before: Labels, after: Labels) -> int:
         """Count objects that one round has and the other has not."""

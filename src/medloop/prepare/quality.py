@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -38,6 +38,26 @@ FEATURES = (
     "saturation",
     "veil",
     "unevenness",
+    "fine_least",
+    "coarse_least",
+    "fine_direction",
+    "glints",
+    "white",
+    "white_core",
+    "pale_core",
+    "sharp_low",
+    "sharp_high",
+    "contrast_low",
+    "contrast_high",
+    "saturation_low",
+    "haze",
+    "paleness",
+    "edge_colour",
+    "colour_detail",
+    "redness",
+    "quiet",
+    "loud",
+    "echo",
 )
 
 
@@ -52,7 +72,7 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
 
     Returns
     -------
-    (15,) float
+    (35,) float
         In the order of ``FEATURES``. ``tenengrad``: log of the mean squared Sobel gradient;
         ``laplacian``: log of the Laplacian's variance; ``fine`` and ``coarse``: log of how much
         the energy of details falls from one scale to the next, which tells blur from a smooth
@@ -62,7 +82,23 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
         colourless; ``entropy``: of 64 grey values in bits; ``noise``: standard deviation after
         Immerkaer 1996; ``saturation``: mean of (max - min) / max of the channels; ``veil``:
         5th percentile of the darkest channel; ``unevenness``: spread of the sharpness over 64
-        parts. Grey values lie in [0, 1].
+        parts.
+
+        What single parts, directions and colours of details say, behind these: ``fine_least``,
+        ``coarse_least``: like ``fine`` and ``coarse``, of gradients along the axis that has less,
+        which falls first when the scope moves; ``fine_direction``: log of how unequal those of
+        the finest details are; ``glints``: log share of pixels paler than what surrounds them
+        (rims of bubbles); ``white``: log share of bright colourless pixels, and ``white_core``,
+        ``pale_core``: of what is left of them without rims (glare is wide, moist tissue
+        glistens in points); ``sharp_low``, ``sharp_high``, ``contrast_low``, ``contrast_high``:
+        10th and 90th percentiles of the log sharpness and the log spread of grey of 64 parts;
+        ``saturation_low``: 10th percentile of their saturation; ``haze``: 95th percentile of the
+        dark channel (He et al. 2009); ``paleness``: median of the darkest channel;
+        ``edge_colour``: correlation of fine changes of grey and of saturation;
+        ``colour_detail``: log of the second's energy per the first's; ``redness``: log of the
+        mean red per the mean green; ``quiet``, ``loud``: log of the 20th and 99th percentile of
+        the finest details; ``echo``: log of the highest peak of their cepstrum 4 to 32 pixels
+        away, in its standard deviations (two exposures in one). Grey values lie in [0, 1].
 
     Raises
     ------
@@ -90,8 +126,9 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
         scales.append(_blurred(scales[-1]))
     energy = [float(np.square(one - two)[core].mean()) for one, two in pairwise(scales)]
     values = grey[inside]
-    most, least = colour.max(axis=2), colour.min(axis=2)
-    saturation = (most - least) / np.maximum(most, 0.02)
+    red, green, blue = (colour[..., c] for c in range(3))
+    most, least = (end(end(red, green), blue) for end in (np.maximum, np.minimum))
+    saturation = np.asarray((most - least) / np.maximum(most, np.float32(0.02)), np.float32)
     counts = np.bincount(np.minimum((values * 64).astype(np.intp), 63), minlength=64)
     shares = counts[counts > 0] / counts.sum()
     white = (least > 0.85) & (saturation < 0.15)
@@ -112,12 +149,18 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
             float(saturation[inside].mean()),
             float(np.percentile(least[inside], 5)),
             _unevenness(np.square(laplace), core),
+            *_directions(scales, core),
+            *_whites(least, inside),
+            *_parts(grey, saturation, np.square(laplace), inside, core),
+            *_colours(least, grey, saturation, inside, core),
+            _redness(colour, inside),
+            *_finest(grey - scales[1], core),
         ]
     )
 
 
 def measure_all(frames: Iterable[NDArray[Any]]) -> Floats:
-    """Measure frames inside the content area that is found in each: (n, 15)."""
+    """Measure frames inside the content area that is found in each: (n, 35)."""
     from medloop.prepare.content import find_border
 
     rows = [measure(frame, find_border(frame)) for frame in frames]
@@ -187,15 +230,128 @@ def _noise(grey: Plane, core: NDArray[np.bool_]) -> float:
 
 
 def _unevenness(energy: Plane, core: NDArray[np.bool_]) -> float:
-    h, w = energy.shape
+    return float(np.std(np.log(_means(energy, core) + 1e-7)))
+
+
+def _means(values: Plane, inside: NDArray[np.bool_]) -> Floats:
+    """Return the means of those of 8 x 8 parts of which at least a fifth counts."""
+    h, w = values.shape
     rows, columns = np.arange(h) * 8 // h, np.arange(w) * 8 // w
-    part = (rows[:, None] * 8 + columns)[core]
+    part = (rows[:, None] * 8 + columns)[inside]
     count = np.bincount(part, minlength=64)
     held = count >= 0.2 * h * w / 64
     if not held.any():
-        return 0.0
-    means = np.bincount(part, weights=energy[core], minlength=64)[held] / count[held]
-    return float(np.std(np.log(means + 1e-7)))
+        return np.zeros(1)
+    sums = np.bincount(part, weights=values[inside], minlength=64)
+    return np.asarray(sums[held] / count[held])
+
+
+def _around(values: Plane, inside: NDArray[np.bool_]) -> Plane:
+    """Return the Gaussian mean (3 pixels) of what counts around each pixel."""
+    from scipy.ndimage import gaussian_filter
+
+    def smooth(plane: Plane) -> Plane:
+        return np.asarray(gaussian_filter(plane, 3.0, mode="nearest", truncate=3), np.float32)
+
+    if inside.all():
+        return smooth(values)
+    weight = inside.astype(np.float32)
+    held = np.maximum(smooth(weight), np.float32(1e-3))
+    return np.asarray(smooth(values * weight) / held, np.float32)
+
+
+def _directions(scales: list[Plane], core: NDArray[np.bool_]) -> Iterator[float]:
+    """How gradients of details fall from scale to scale along the axis that has least of them."""
+    ends = []
+    for one, two in pairwise(scales):
+        gy, gx = np.gradient(one - two)
+        xx, yy, xy = (float((a * b)[core].mean()) for a, b in ((gx, gx), (gy, gy), (gx, gy)))
+        apart = float(np.hypot(xx - yy, 2 * xy))
+        ends.append(
+            (np.log((xx + yy + apart) / 2 + 1e-9), np.log(max((xx + yy - apart) / 2, 0) + 1e-9))
+        )
+    yield float(ends[0][1] - ends[1][1])
+    yield float(ends[1][1] - ends[2][1])
+    yield float(ends[0][0] - ends[0][1])
+
+
+def _finest(details: Plane, core: NDArray[np.bool_]) -> Iterator[float]:
+    """How much the finest details are in quiet and in loud places, and whether they come twice."""
+    from scipy.fft import irfft2, rfft2
+
+    size = np.abs(details[core])
+    for q in (20, 99):
+        yield float(np.log(np.percentile(size, q) + 1e-4))
+    h, w = details.shape
+    window = np.outer(np.hanning(h), np.hanning(w)) * core
+    power = np.square(np.abs(rfft2(details * window)))
+    spectrum = irfft2(np.log(power + 1e-6 * power.max() + 1e-12), s=(h, w))
+    y, x = (np.minimum(np.arange(n), n - np.arange(n)) for n in (h, w))
+    away = np.hypot(y[:, None], x[None, :])
+    ring = np.abs(spectrum[(away >= 4) & (away <= 32)])
+    if not len(ring):
+        yield 0.0
+        return
+    yield float(np.log((ring.max() + 1e-6) / (np.sqrt(np.square(ring).mean()) + 1e-6)))
+
+
+def _whites(least: Plane, inside: NDArray[np.bool_]) -> Iterator[float]:
+    """Log shares of what is bright and colourless: in points, in all, in wide spots."""
+    from scipy.ndimage import binary_erosion, maximum_filter, minimum_filter
+
+    # what lies outside hides nothing and adds nothing
+    opened = minimum_filter(np.where(inside, least, np.float32(1)), 13)
+    opened = maximum_filter(np.where(inside, opened, np.float32(0)), 13)
+    white = inside & (least > 0.8)
+    kinds = (
+        least - opened > 0.12,
+        white,
+        binary_erosion(white, iterations=2),
+        binary_erosion(inside & (least > 0.6), iterations=4),
+    )
+    for found in kinds:
+        yield float(np.log(found[inside].mean() + 1e-3))
+
+
+def _parts(
+    grey: Plane,
+    saturation: Plane,
+    energy: Plane,
+    inside: NDArray[np.bool_],
+    core: NDArray[np.bool_],
+) -> Iterator[float]:
+    """How sharp, contrasty and coloured the worst and best parts of the frame are."""
+    sharp = np.log(_means(energy, core) + 1e-7)
+    mean = _means(grey, inside)
+    spread = np.sqrt(np.maximum(_means(grey * grey, inside) - mean * mean, 0))
+    for values in (sharp, np.log(spread + 1e-3)):
+        for q in (10, 90):
+            yield float(np.percentile(values, q))
+    yield float(np.percentile(_means(saturation, inside), 10))
+
+
+def _colours(
+    least: Plane,
+    grey: Plane,
+    saturation: Plane,
+    inside: NDArray[np.bool_],
+    core: NDArray[np.bool_],
+) -> Iterator[float]:
+    """How pale the frame is, and what colour its details have."""
+    from scipy.ndimage import minimum_filter
+
+    around = minimum_filter(np.where(inside, least, np.float32(1)), 9)
+    yield float(np.percentile(around[inside], 95))
+    yield float(np.median(least[inside]))
+    light, vivid = ((values - _around(values, inside))[core] for values in (grey, saturation))
+    both, one, other = ((a * b).mean() for a, b in ((light, vivid), (light, light), (vivid, vivid)))
+    yield float(both / np.sqrt(one * other + 1e-12))
+    yield float(np.log(other + 1e-6) - np.log(one + 1e-6))
+
+
+def _redness(colour: Plane, inside: NDArray[np.bool_]) -> float:
+    red, green = (float(colour[..., c][inside].mean()) + 0.02 for c in (0, 1))
+    return float(np.log(red / green))
 
 
 @dataclass(frozen=True)

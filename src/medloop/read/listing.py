@@ -39,6 +39,7 @@ def list_images(
     *,
     classes: Sequence[str] | None = None,
     need_labels: bool = True,
+    findings: Sequence[str] = (),
     key: bytes | None = None,
 ) -> Listing:
     """Bring a folder (or a MedMNIST-style npz) and a table together.
@@ -62,6 +63,9 @@ def list_images(
         Names of the classes; those found where not given.
     need_labels : bool
         False when images are only looked at: then no class need be found.
+    findings : sequence of str
+        Where images may hold several findings, all of them: the table may have a column for each
+        in place of ``label``, and the labels of an npz, which may have them too, are left out.
     key : bytes, optional
         For the pseudonyms; the secret of this machine where not given.
 
@@ -86,7 +90,7 @@ def list_images(
         pixels: Pixels = FolderPixels(images, volumes.aliases)
         own = _from_folders(images, found)
     elif images.suffix == ".npz" and images.is_file():
-        pixels, own = _from_npz(images)
+        pixels, own = _from_npz(images, labels=not findings)
         found = own.file
     elif images.exists():
         raise UsageError(f"{images} must be a folder or an .npz file.")
@@ -95,7 +99,8 @@ def list_images(
     notes: list[str] = []
     table = own
     if labels is not None:
-        given = _renamed(read_table(labels), volumes)
+        required = ("file",) if findings else ("file", "label")
+        given = _renamed(read_table(labels, required=required, findings=findings), volumes)
         table, imageless, notes = _meet(given, found, images, volumes)
         missing += imageless
     if volumes.rows:
@@ -279,14 +284,15 @@ def _meet(
 _MAX_RATIO = 200
 
 
-def _from_npz(path: Path) -> tuple[ArrayPixels, Table]:
+def _from_npz(path: Path, *, labels: bool = True) -> tuple[ArrayPixels, Table]:
     """Read a MedMNIST-style file: ``<split>_images`` (n, h, w[, 3]) and ``<split>_labels``."""
     arrays = _arrays(path)
     parts: dict[str, NDArray[Any]] = {}
-    labels: list[str] = []
+    said: list[str] = []
     split: list[str] = []
     for part in SPLITS:
-        images, own = arrays.get(f"{part}_images"), arrays.get(f"{part}_labels")
+        images = arrays.get(f"{part}_images")
+        own = arrays.get(f"{part}_labels") if labels else None
         if images is None:
             if own is not None:
                 raise DataError(f"{path} has {part}_labels, but no {part}_images.")
@@ -299,13 +305,13 @@ def _from_npz(path: Path) -> tuple[ArrayPixels, Table]:
         if images.dtype.kind not in "uifb":
             raise DataError(f"{path}: {part}_images must hold numbers, got {images.dtype}.")
         parts[part] = images
-        labels += [""] * len(images) if own is None else _flat(path, part, own, len(images))
+        said += [""] * len(images) if own is None else _flat(path, part, own, len(images))
         split += [part] * len(images)
     if not parts:
         held = ", ".join(sorted(arrays)) or "none"
         raise DataError(f"{path} has no train_images, val_images or test_images; it has {held}.")
     pixels = ArrayPixels(parts)
-    return pixels, _table(path, list(pixels.names()), labels, split)
+    return pixels, _table(path, list(pixels.names()), said, split)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -33,7 +33,9 @@ class Table:
     has_patient: bool = False
 
 
-def read_table(path: Path, *, required: Sequence[str] = ("file", "label")) -> Table:
+def read_table(
+    path: Path, *, required: Sequence[str] = ("file", "label"), findings: Sequence[str] = ()
+) -> Table:
     """Read a CSV (comma, semicolon or tab; UTF-8) of labels, or the first sheet of an .xlsx.
 
     Rows that repeat a file with the same label, patient and split are merged; the first one
@@ -44,6 +46,8 @@ def read_table(path: Path, *, required: Sequence[str] = ("file", "label")) -> Ta
     path : Path
     required : sequence of str
         Columns that must be there.
+    findings : sequence of str
+        Further columns that two rows of one file must not contradict each other in.
 
     Raises
     ------
@@ -58,14 +62,14 @@ def read_table(path: Path, *, required: Sequence[str] = ("file", "label")) -> Ta
         raise UsageError(f"no table at {path}.")
     try:
         if is_excel(path):
-            return _read_rows(path, _Sheet(path), required)
+            return _read_rows(path, _Sheet(path), required, findings)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             header = stream.readline()
             stream.seek(0)
             delimiter = max(",;\t", key=header.count)
             # strict: a quote that is never closed would swallow the rest of the table
             reader = csv.reader(_text(stream, path), delimiter=delimiter, strict=True)
-            return _read_rows(path, reader, required)
+            return _read_rows(path, reader, required, findings)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text: {error.object[error.start : error.start + 1]!r} is not; "
@@ -98,9 +102,12 @@ def _text(lines: Iterable[str], path: Path) -> Iterator[str]:
         yield line
 
 
-def _read_rows(path: Path, reader: Reader | _Sheet, required: Sequence[str]) -> Table:
+def _read_rows(
+    path: Path, reader: Reader | _Sheet, required: Sequence[str], findings: Sequence[str]
+) -> Table:
     row_of: dict[str, int] = {}
     lines: list[int] = []
+    fixed = ("label", "patient", "split", *findings)
     after = 0
     try:
         names = [name.strip() for name in next(reader, [])]
@@ -117,7 +124,7 @@ def _read_rows(path: Path, reader: Reader | _Sheet, required: Sequence[str]) -> 
                 for name, column in columns.items():
                     column.append(row[name])
             else:
-                _same(path, line, row, lines[first], columns, first)
+                _same(path, line, row, lines[first], columns, first, fixed)
     except csv.Error as error:
         raise DataError(f"{path} line {after + 1}: {error}.") from None
     empty = [""] * len(lines)
@@ -171,8 +178,9 @@ def _same(
     first_line: int,
     columns: dict[str, list[str]],
     first: int,
+    fixed: Sequence[str],
 ) -> None:
-    for name in ("label", "patient", "split"):
+    for name in fixed:
         if name in columns and columns[name][first] != row[name]:
             # a patient is not named: errors end in logs
             values = "", ""

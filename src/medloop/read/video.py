@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.errors import ImageError, MissingError, UsageError
+from medloop.read.ahead import ahead
 from medloop.read.image import MAX_PIXELS, shown
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
@@ -24,6 +27,13 @@ SCENE = 12.0
 _MAX_ERRORS = 64
 #: How much of its stated length a video may lack before that is said.
 _SHORT = 0.1
+#: Decoded frames that wait at most while others are turned into arrays.
+_AHEAD = 2
+#: Larger blocks change nothing (glibc's limit lies at 32 MiB).
+_MOST_KEPT = 24 << 20
+#: Frames of these codecs, or so large, cost so much that FFmpeg's own threads gain; else they lose.
+_HEAVY = ("h264", "hevc", "vvc", "vp8", "vp9", "libvpx-vp9", "av1", "libdav1d")
+_LARGE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ def frames(
     fps: float | None = None,
     scene: float | None = None,
     told: Told | None = None,
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Read the frames of a video, in order and one at a time.
 
     Parameters
@@ -97,41 +107,78 @@ def frames(
 
 def _frames(
     path: Path, name: str, fps: float | None, scene: float | None, told: Told
-) -> Iterator[Frame]:
-    start: Fraction | None = None
-    wanted = 0  # the next k of k / fps
+) -> Generator[Frame, None, None]:
+    """Turn frames into arrays while a thread decodes those that follow."""
     lost = 0
-    rate = None if fps is None else Fraction(fps).limit_denominator(1_000_000)
-    last: NDArray[np.float32] | None = None
     converter: Any = None
-    for frame, at in _decoded(path, name, told):
-        converter = converter or _converter()
-        start = at if start is None else start
-        time = at - start
-        told.decoded += 1
-        told.seconds = float(time)
-        if rate is not None:
-            if time * rate < wanted:
+    with closing(ahead(lambda: _taken(path, name, fps, scene), _AHEAD)) as taken:
+        for frame, known in taken:
+            told.decoded, told.seconds = known.decoded, known.seconds
+            told.problems += known.problems
+            if known.failed is not None:
+                raise known.failed
+            if frame is None:
+                return
+            if converter is None:
+                converter = _converter()
+                _keep_memory(3 * frame.width * frame.height)
+            try:
+                pixels = to_array(frame, converter)
+            except Exception as error:  # a damaged header may name a colour space that is none
+                lost += 1
+                if lost == 1:
+                    said = f"frame {known.decoded - 1} cannot be converted: {_reason(error)}"
+                    told.problems.append(said)
                 continue
-            wanted = int(time * rate) + 1
-        if scene is not None:
-            low = thumbnail(frame)
-            if last is not None and float(np.abs(low - last).mean()) < scene:
-                continue
-            last = low
-        try:
-            pixels = to_array(frame, converter)
-        except Exception as error:  # a damaged header may name a colour space that is none
-            lost += 1
-            if lost == 1:
-                said = f"frame {told.decoded - 1} cannot be converted: {_reason(error)}"
-                told.problems.append(said)
-            continue
-        yield Frame(told.decoded - 1, float(time), pixels)
+            yield Frame(known.decoded - 1, known.seconds, pixels)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a stream when a frame is taken: frames, time, and what is new."""
+
+    decoded: int
+    seconds: float
+    problems: tuple[str, ...]
+    failed: ImageError | MissingError | None = None
+
+
+def _taken(
+    path: Path, name: str, fps: float | None, scene: float | None
+) -> Iterator[tuple[Any, _Known]]:
+    """Yield the decoded frames that are wanted, and None behind the last one."""
+    told = Told()
+    last: NDArray[np.float32] | None = None
+    wanted = 0  # the next k of k / fps
+    rate = None if fps is None else Fraction(fps).limit_denominator(1_000_000)
+    failed: ImageError | MissingError | None = None
+    try:
+        for frame, time in _decoded(path, name, told):
+            told.decoded += 1
+            told.seconds = float(time)
+            if rate is not None:
+                if time * rate < wanted:
+                    continue
+                wanted = int(time * rate) + 1
+            if scene is not None:
+                low = thumbnail(frame)
+                if last is not None and float(np.abs(low - last).mean()) < scene:
+                    continue
+                last = low
+            yield frame, _Known(told.decoded, told.seconds, _drained(told.problems))
+    except (ImageError, MissingError) as error:
+        failed = error
+    yield None, _Known(told.decoded, told.seconds, _drained(told.problems), failed)
+
+
+def _drained(problems: list[str]) -> tuple[str, ...]:
+    said = tuple(problems)
+    problems.clear()
+    return said
 
 
 def _decoded(path: Path, name: str, told: Told) -> Iterator[tuple[Any, Fraction]]:
-    """Yield what the decoder gives, with the time of each frame in seconds."""
+    """Yield what the decoder gives, with the exact seconds since the first frame."""
     try:
         import av
     except ImportError:
@@ -168,7 +215,8 @@ def _stream(container: Any, name: str, told: Told) -> Iterator[tuple[Any, Fracti
             f"{name} has frames of {stream.width:,} x {stream.height:,} pixels, "
             f"at most {MAX_PIXELS:,} are read."
         )
-    stream.thread_type = "AUTO"
+    if stream.codec_context.name in _HEAVY or stream.width * stream.height >= _LARGE:
+        stream.thread_type = "AUTO"
     clock = _Clock(stream)
     broken = in_row = 0
     first: Fraction | None = None
@@ -199,7 +247,7 @@ def _stream(container: Any, name: str, told: Told) -> Iterator[tuple[Any, Fracti
                 raise ImageError(f"{name} has a frame of more than {MAX_PIXELS:,} pixels.")
             at = clock(frame, at, first=first is None)
             first = at if first is None else first
-            yield frame, at
+            yield frame, at - first if first else at
     _tell_short(container, stream, clock, first, at, told)
 
 
@@ -208,10 +256,11 @@ class _Clock:
 
     def __init__(self, stream: Any) -> None:
         self.step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
+        self.base = Fraction(stream.time_base or 0)
 
     def __call__(self, frame: Any, before: Fraction, *, first: bool) -> Fraction:
-        if frame.pts is not None and frame.time_base:
-            return Fraction(frame.pts) * Fraction(frame.time_base)
+        if frame.pts is not None and self.base:
+            return int(frame.pts) * self.base
         return before if first else before + self.step
 
 
@@ -257,14 +306,30 @@ def _reason(error: Exception) -> str:
 
 def _converter() -> Any:
     """Make what turns frames into RGB; kept for a whole video, it costs half."""
+    from av import VideoFrame
     from av.video.reformatter import VideoReformatter
 
-    return VideoReformatter()
+    made = VideoReformatter()
+    try:  # threads of its own cost more than they gain, and older versions have none
+        made.reformat(VideoFrame(16, 16, "yuv420p"), format="rgb24", threads=1)
+    except TypeError:
+        return partial(made.reformat, format="rgb24")
+    return partial(made.reformat, format="rgb24", threads=1)
+
+
+def _keep_memory(size: int) -> None:
+    """Let memory that one frame frees serve the next one.
+
+    The C library of Linux returns freed blocks of this size to the system and gets them back page
+    by page, which costs twice as much as the conversion does. A larger block, freed once, tells
+    it to keep them; elsewhere this does nothing.
+    """
+    np.empty(min(8 * size, _MOST_KEPT), np.uint8)
 
 
 def to_array(frame: Any, converter: Any = None) -> NDArray[np.uint8]:
     """Return (h, w, 3) pixels of a decoded frame, turned as its camera noted."""
-    converted = (converter or _converter()).reformat(frame, format="rgb24")
+    converted = (converter or _converter())(frame)
     pixels = np.asarray(converted.to_ndarray(), np.uint8)
     turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

@@ -14,7 +14,9 @@ The published method (DCLNet; larynx; headline: accuracy 82.60 -> 83.15, F .626 
 ``faithful`` does just that. ``ours`` changes these things, since the faithful rule favours tiny
 masks, and a model is sure of what it learned:
 
-- No box comes from a student that learned from its image: patients are halved.
+- No box comes from a detector that learned a box of its image: patients are halved.
+- Where some classes are background, the map is that of a classifier of something against nothing:
+  what tells one lesion from another is not where the lesion is.
 - Boxes are chosen by the soft overlap of mask and peaks of the map, or as a few boxes of a person
   teach it; from the second round on the classifier's map, the map and the detector together, and
   the detector alone vote.
@@ -54,9 +56,11 @@ from medloop.students.localizer import (
     fused,
     maps_of,
     place,
+    pointed,
     seen,
     seen_in,
     single,
+    somewhere,
 )
 
 Floats = NDArray[np.float64]
@@ -78,6 +82,7 @@ class Locate(Recipe):
     boxes: str | None = None
     proposals: Literal["regions", "sam"] = "regions"
     proposal_options: dict[str, Any] = Field(default_factory=dict)
+    detector: Literal["detector", "transformer_detector", "ultralytics"] = "detector"
     detector_options: dict[str, Any] = Field(default_factory=dict)
     background: list[str] = Field(default_factory=list)
     rule: Literal["auto", "soft_iou", "faithful", "union", "otsu"] = "auto"
@@ -91,11 +96,29 @@ class Locate(Recipe):
     _note: Note | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _rounds_of_ours(self) -> Self:
-        """Ask for two rounds of ours: on real images the second one hardly moved boxes any more."""
-        if self.mode == "ours" and "rounds" not in self.model_fields_set:
-            self.rounds = 2
+    def _settings_of_ours(self) -> Self:
+        """Ask for two rounds of ours, as the third hardly moves a box, and for good maps.
+
+        Maps are a thirty-second of the image wide in their coarsest layer, so that small images
+        point nowhere. Rare classes are seen as often as others, and certainty is not asked for: a
+        network that is certain has stopped to learn where to look.
+        """
+        if self.mode == "ours":
+            if "rounds" not in self.model_fields_set:
+                self.rounds = 2
+            if self.student == "network":
+                looking = {"size": 160, "sampling": "balanced", "label_smoothing": 0.05}
+                self.student_options = looking | self.student_options
         return self
+
+    def teaching_files(self) -> set[str]:
+        """Name the files in which a person drew boxes."""
+        if self.boxes is None:
+            return set()
+        from medloop.read.coco import read_coco
+
+        read = read_coco(Path(self.boxes))
+        return set(read.file[np.unique(read.labels.image)].tolist())
 
     def steps(
         self,
@@ -134,18 +157,20 @@ class Locate(Recipe):
         shown = known[~np.isin(known.class_id, background)]
         if len(shown) == 0:
             raise DataError("every image is of a background class: there is nothing to locate.")
+        detector = make_student(self.detector, self.detector_options)
         bench = Bench(
             config=self,
             dataset=dataset,
             known=known,
             shown=shown,
             student=student,
-            detector=make_student("detector", self.detector_options),
+            detector=detector,
             few=Labels.empty() if self._few is None else self._few,
             background=background,
             folder=folder,
             progress=progress,
             note=self._note,
+            said=list(getattr(detector, "notices", ())),
         )
         make = _ours if self.mode == "ours" else _faithful
         return lambda chain, before, number: make(bench, before, number)
@@ -197,7 +222,7 @@ class Bench:
     note: Note | None = None
     said: list[str] = field(default_factory=list)
     _proposed: dict[str, tuple[Callable[[int], Masks], set[str]]] = field(default_factory=dict)
-    _crossed: list[Crossed] = field(default_factory=list)
+    _sights: list[Sight] = field(default_factory=list)
 
     def say(self, sentence: str) -> None:
         """Tell a person something, once."""
@@ -206,10 +231,13 @@ class Bench:
             if self.note is not None:
                 self.note(sentence)
 
-    def localizer(self, classifier: Student, choice: Choice, number: int) -> Localizer:
+    def localizer(
+        self, classifier: Student, choice: Choice, number: int, *, pointer: Any = None
+    ) -> Localizer:
         """Make the student of a round, so far without a detector."""
         return Localizer(
             classifier=classifier,
+            pointer=pointer,
             choice=choice,
             proposals=self.config.proposals,
             proposal_options=self.options(number),
@@ -257,26 +285,33 @@ class Bench:
         class_of[self.dataset.position(self.known.image)] = self.known.class_id
         return group_folds(class_of, self.dataset.group, folds=2, seed=self.config.seed)
 
-    def crossed(self) -> Crossed:
-        """Look at each half by the classifier of the other one; the same in every round."""
-        if not self._crossed:
-            self._crossed.append(_cross(self))
-        return self._crossed[0]
+    def sight(self) -> Sight:
+        """Fit the classifiers and look at every image; the same in every round."""
+        if not self._sights:
+            self._sights.append(_look(self))
+        return self._sights[0]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Crossed:
-    """What classifiers say of images that they have not learned from.
+class Sight:
+    """What classifiers say of all images, and where they look.
 
     Parameters
     ----------
+    classifier : Student
+        Fitted to all classes.
+    pointer : Student, optional
+        Fitted to something against nothing; None where the classifier itself tells that, or where
+        something shows in every image.
     maps : dict of int to (h, w) float
         Of each image whose class is known, by its id: of its class; of a background class, of
         what is likeliest of the others.
     probs : (n, K) float
-        Of all images.
+        Of all images, by classifiers that have not learned from them.
     """
 
+    classifier: Student
+    pointer: Student | None
     maps: dict[int, Floats]
     probs: Floats
 
@@ -360,13 +395,12 @@ def _curriculum(bench: Bench, boxes: Labels, detector: Any, number: int) -> Any:
 def _ours(bench: Bench, before: Proposal | None, number: int) -> Proposal:
     """Choose boxes out of fold, by classifier and detector together."""
     config, dataset = bench.config, bench.dataset
-    crossed, order = bench.crossed(), bench.dataset.position(bench.known.image)
+    sight, order = bench.sight(), bench.dataset.position(bench.known.image)
     if before is None:
-        classifier = bench.student.fit(dataset, bench.known, seed=config.seed)
-        choice = _choice(bench, crossed)
-        boxes = _placed(bench, crossed, choice, 0, None)
-        student = bench.localizer(classifier, choice, 0)
-        return Proposal(student, boxes.with_(probs=crossed.probs[order]), kept=0)
+        choice = _choice(bench, sight)
+        boxes = _placed(bench, sight, choice, 0, None)
+        student = bench.localizer(sight.classifier, choice, 0, pointer=sight.pointer)
+        return Proposal(student, boxes.with_(probs=sight.probs[order]), kept=0)
     had: Localizer = before.student  # type: ignore[assignment]
     half = bench.half()
     found, opinions = [], np.zeros((len(dataset), len(dataset.classes)))
@@ -380,12 +414,12 @@ def _ours(bench: Bench, before: Proposal | None, number: int) -> Proposal:
         mine = dataset[half == own]
         found.append(detector.label(mine, progress=bench.progress))
         opinions[half == own] = seen(found[-1], mine, len(dataset.classes))
-    boxes = _placed(bench, crossed, had.choice, number, Labels.concat(found))
+    boxes = _placed(bench, sight, had.choice, number, Labels.concat(found))
     lessons = _lessons(bench, boxes, dataset.id)
     detector = bench.detector.fit(
         dataset, lessons, seed=config.seed + number, progress=bench.progress
     )
-    probs, opinions = crossed.probs[order], opinions[order]
+    probs, opinions = sight.probs[order], opinions[order]
     share = best_share(probs, opinions, bench.known.class_id)
     student = replace(
         had,
@@ -397,35 +431,41 @@ def _ours(bench: Bench, before: Proposal | None, number: int) -> Proposal:
     return Proposal(student, boxes.with_(probs=fused(probs, opinions, share)), kept=len(lessons))
 
 
-def _cross(bench: Bench) -> Crossed:
-    dataset, known = bench.dataset, bench.known
+def _look(bench: Bench) -> Sight:
+    """Classify out of fold, and point by a classifier of all images.
+
+    A map answers no question that it was taught the answer of: its classifier learned the image's
+    class, which a person gave, and no box. One that has seen the image points better.
+    """
+    dataset, known, seed = bench.dataset, bench.known, bench.config.seed
     probs = np.zeros((len(dataset), len(dataset.classes)))
-    maps: dict[int, Floats] = {}
     half = bench.half()
     for own in (0, 1):
         others, mine = known.of(dataset.id[half != own]), dataset[half == own]
         for k in np.setdiff1d(known.of(mine.id).class_id, others.class_id).tolist():
             bench.say(
-                f"All images of class {dataset.classes[k]!r} are of patients of one half, so that "
-                "no model could look at them that knew the class from others: their boxes may lie "
-                "anywhere."
+                f"All images of class {dataset.classes[k]!r} are of patients of one half: no model "
+                "that has not learned from them knows the class, and none can judge them."
             )
-        classifier = bench.student.fit(dataset, others, seed=bench.config.seed)
-        probs[half == own] = classifier.label(mine).probs
-        part = dataset.where(images=known.of(mine.id).image)
-        if len(part):
-            likely = probs[dataset.position(part.id)]
-            likely[:, list(bench.background)] = -1.0
-            class_of = dict(zip(known.image.tolist(), known.class_id.tolist(), strict=True))
-            wanted = np.array([class_of[image] for image in part.id.tolist()], np.int64)
-            wanted = np.where(np.isin(wanted, bench.background), likely.argmax(axis=1), wanted)
-            made = maps_of(classifier, part, wanted, fine=True, progress=bench.progress)
-            maps |= dict(zip(part.id.tolist(), made, strict=True))
-    return Crossed(maps=maps, probs=probs)
+        probs[half == own] = bench.student.fit(dataset, others, seed=seed).label(mine).probs
+    classifier = bench.student.fit(dataset, known, seed=seed)
+    pointer = None
+    if bench.background and len(dataset.classes) > len(bench.background) + 1:
+        shows = (~np.isin(known.class_id, bench.background)).astype(np.int64)
+        pointer = bench.student.fit(somewhere(dataset), known.with_(class_id=shows), seed=seed)
+    part = dataset.where(images=known.image)
+    likely = probs[dataset.position(part.id)]
+    likely[:, list(bench.background)] = -1.0
+    class_of = dict(zip(known.image.tolist(), known.class_id.tolist(), strict=True))
+    wanted = np.array([class_of[image] for image in part.id.tolist()], np.int64)
+    wanted = np.where(np.isin(wanted, bench.background), likely.argmax(axis=1), wanted)
+    made = pointed(classifier, pointer, part, wanted, fine=True, progress=bench.progress)
+    maps = dict(zip(part.id.tolist(), made, strict=True))
+    return Sight(classifier=classifier, pointer=pointer, maps=maps, probs=probs)
 
 
 def _placed(
-    bench: Bench, crossed: Crossed, choice: Choice, number: int, found: Labels | None
+    bench: Bench, sight: Sight, choice: Choice, number: int, found: Labels | None
 ) -> Labels:
     """Place the class of every image, one row each; zeros where nothing shows."""
     known, masks_of = bench.known, bench.masks(number)
@@ -440,7 +480,7 @@ def _placed(
             box[row], score[row] = given.boxes[0], 1.0
         elif masks is not None:
             box[row], score[row] = place(
-                crossed.maps[image],
+                sight.maps[image],
                 masks,
                 choice,
                 bench.dataset.image(image),
@@ -450,7 +490,7 @@ def _placed(
     return _table(bench, known, box, score)
 
 
-def _choice(bench: Bench, crossed: Crossed) -> Choice:
+def _choice(bench: Bench, sight: Sight) -> Choice:
     """Take the rule that was asked for, or the one that a few boxes of a person teach."""
     config = bench.config
     if config.rule != "auto":
@@ -476,8 +516,8 @@ def _choice(bench: Bench, crossed: Crossed) -> Choice:
         masks = masks_of(image)
         if masks is not None:
             pixels, box = bench.dataset.image(image), few.of([image]).boxes
-            examples.append(Example(map=crossed.maps[image], masks=masks, image=pixels, box=box))
-    also = {"self-taught": _self_taught(bench, crossed, nothing)}
+            examples.append(Example(map=sight.maps[image], masks=masks, image=pixels, box=box))
+    also = {"self-taught": _self_taught(bench, sight, nothing)}
     tuned = tune(examples, start=PEAKS, also=also)
     names = {"soft_iou": "the overlap of map and region", "ranked": "a ranking of regions"}
     names |= {"union": "joining regions", "otsu": "Otsu's threshold of the map"}
@@ -489,7 +529,7 @@ def _choice(bench: Bench, crossed: Crossed) -> Choice:
     return tuned.choice
 
 
-def _self_taught(bench: Bench, crossed: Crossed, nothing: Ints) -> Choice:
+def _self_taught(bench: Bench, sight: Sight, nothing: Ints) -> Choice:
     """Learn from all maps together what the things look like that they point at."""
     masks_of = bench.masks(0, beside=nothing)
 
@@ -497,7 +537,7 @@ def _self_taught(bench: Bench, crossed: Crossed, nothing: Ints) -> Choice:
         for image in [*bench.shown.image.tolist(), *nothing.tolist()]:
             masks = masks_of(image)
             if masks is not None:
-                yield crossed.maps[image], masks, bench.dataset.image(image), image not in nothing
+                yield sight.maps[image], masks, bench.dataset.image(image), image not in nothing
 
     return self_taught(examples())
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medloop.dataset import Dataset
 from medloop.labels import Labels
@@ -45,6 +45,10 @@ class Recipe(BaseModel, ABC):
     allow_leak: bool = False
     student_options: dict[str, Any] = Field(default_factory=dict)
 
+    def teaching_files(self) -> set[str]:
+        """Name the files from which more is learned than their label; they stay in training."""
+        return set()
+
     @abstractmethod
     def steps(
         self,
@@ -71,10 +75,16 @@ class Recipe(BaseModel, ABC):
         """
 
 
+#: Students of Ultralytics: whose place they take, and the smallest model.
+_PLUGINS = {"ultralytics": ("detector", "yolov5n"), "ultralytics_pose": ("pose", "yolov8n-pose")}
+
+
 class ObjectRecipe(Recipe):
     """Settings of recipes that label objects in images: boxes or keypoints.
 
-    Images with a person's objects that no file assigns to a split are dealt by patient.
+    Images with a person's objects that no file assigns to a split are dealt by patient. Students
+    ``ultralytics_pose`` and ``ultralytics`` stand for ``pose`` and ``detector`` with a backbone of
+    Ultralytics, which is what is written down.
     """
 
     kind: ClassVar[Literal["images", "objects", "places"]] = "objects"
@@ -88,14 +98,37 @@ class ObjectRecipe(Recipe):
     least: float | None = Field(default=None, gt=0, le=1)
     sigmas: list[float] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plugin(cls, values: Any) -> Any:
+        """Write a student of Ultralytics as the backbone that it is."""
+        asked = values.get("student") if isinstance(values, dict) else None
+        if asked not in _PLUGINS:
+            return values
+        student, backbone = _PLUGINS[asked]
+        options = {"backbone": backbone, **(values.get("student_options") or {})}
+        if not str(options["backbone"]).startswith("yolo"):
+            raise ValueError(
+                f"backbone of student {asked!r} must be one of YOLO, such as {backbone!r}, got "
+                f"{options['backbone']!r}"
+            )
+        return {**values, "student": student, "student_options": options}
+
+    @property
+    def plugin(self) -> bool:
+        """Whether the student is one of Ultralytics."""
+        return str(self.student_options.get("backbone", "")).startswith("yolo")
+
     @property
     def confidence(self) -> float:
         """Score from which a machine's object is a label: as published; or lower where its points
-        hold still, which on faces was right in 95 of 100 cases. Boxes alone have no such witness.
+        hold still, which on faces was right in 95 of 100 cases. Boxes alone have no such witness,
+        and of a plugin's scores that was not measured.
         """
         if self.least is not None:
             return self.least
-        return 0.4 if self.mode == "ours" and self.student == "pose" else 0.7
+        own = self.student == "pose" and not self.plugin
+        return 0.4 if self.mode == "ours" and own else 0.7
 
 
 def taught(

@@ -18,17 +18,21 @@ A handful of a person's labels is learned from too, and judges every round. With
 students that share no patient must agree with each other at least as well as with the teacher, and
 a round must explain the teacher's labels as well as the round before; that verifies nothing, and
 the output says so.
+
+An image may hold several findings (``multi_label``), or none: then each finding is a question of
+its own, and all that is said here holds for each (see ``medloop.recipes.several``). Most findings
+are rare, so ``ours`` calibrates each out of fold, and leaves the rarest as the teacher has them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
@@ -39,8 +43,18 @@ from medloop.labels import Labels
 from medloop.loop import Proposal, Step
 from medloop.noise import agreement, consistency, propagate, small_loss_weight, suspects
 from medloop.prepare.split import group_folds
+from medloop.presence import question
 from medloop.progress import Progress, silent
 from medloop.recipes.recipe import Recipe, taught
+from medloop.recipes.several import (
+    FEWEST,
+    Each,
+    Labeler,
+    Question,
+    asked,
+    calibrated,
+    step_of_each,
+)
 from medloop.students import Student
 from medloop.students.calibration import softmax
 from medloop.students.logistic import labels_of
@@ -59,14 +73,6 @@ ONE_CLASS = Verdict(
 )
 
 
-class Labeler(Protocol):
-    """Anything that labels without having been trained here."""
-
-    def label(self, dataset: Dataset) -> Labels:
-        """Return one label an image, with ``probs``."""
-        ...
-
-
 class ZeroShotRecipe(Recipe):
     """The recipe's own settings, with their defaults."""
 
@@ -77,12 +83,22 @@ class ZeroShotRecipe(Recipe):
     clip: str = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
     prompts: str | None = None
     teacher: str | None = None
+    #: Whether an image may hold none, one or several of the classes, which are findings then.
+    multi_label: bool = False
     prior: Literal["none", "uniform"] = "none"
     trust: float = Field(default=0.3, gt=0, le=1)
     drop: Literal["suspects", "large_loss", "none"] = "suspects"
     soft: bool = False
     anchor: bool = False
     neighbours: int = Field(default=0, ge=0, le=100)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``multi_label`` out where it is not asked for: older workspaces do not name it."""
+        said: dict[str, Any] = dump(self)
+        if not self.multi_label:
+            said.pop("multi_label", None)
+        return said
 
     def steps(
         self,
@@ -112,15 +128,32 @@ class ZeroShotRecipe(Recipe):
 
             if len(np.unique(known.class_id)) < len(dataset.classes):
                 raise UsageError("--teacher text learns to read: --labels must label every class.")
-            return Text().prepare(dataset).fit(dataset, known, seed=self.seed)
+            text = Text().prepare(dataset)
+            if not self.multi_label:
+                return text.fit(dataset, known, seed=self.seed)
+            said = [question(known, k) for k in range(len(dataset.classes))]
+            for name, labels in zip(dataset.classes, said, strict=True):
+                if len(np.unique(labels.class_id)) < 2:
+                    raise UsageError(
+                        f"--teacher text learns to read: --labels must hold images with and "
+                        f"without {name!r}."
+                    )
+            return Each(
+                [
+                    text.fit(asked(dataset, k), labels.with_(probs=None), seed=self.seed)
+                    for k, labels in enumerate(said)
+                ]
+            )
         if self.teacher is not None:
             from medloop.labelers.teacher import Teacher
 
-            return Teacher(path=self.teacher).prepare(dataset)
+            return Teacher(path=self.teacher, multi_label=self.multi_label).prepare(dataset)
         from medloop.labelers.zero_shot import ZeroShot, prompts_of
 
         prompts = prompts_of(dataset.classes, self.prompts)
-        clip = ZeroShot(model=self.clip, prompts=prompts, prior=self.prior)
+        clip = ZeroShot(
+            model=self.clip, prompts=prompts, prior=self.prior, multi_label=self.multi_label
+        )
         return clip.prepare(dataset, folder=folder, progress=progress)
 
 
@@ -177,23 +210,57 @@ def steps(
         The teacher gives all images one class.
     """
     told = teacher.label(dataset)
-    if len(np.unique(told.class_id)) < 2:
+    if not config.multi_label and len(np.unique(told.class_id)) < 2:
         name = dataset.classes[int(told.class_id[0])]
         raise DataError(f"the teacher labels every image {name!r}: there is nothing to learn.")
     if config.mode == "ours" and config.rounds > 0:
         student = student.adapt(dataset, seed=config.seed, folder=folder, progress=progress)
     near = _embedding(teacher, student, dataset) if config.neighbours else None
-    bench = Bench(config, dataset, told, student.settle(dataset, told, seed=config.seed), near)
-    make = _ours if config.mode == "ours" else _faithful
+
+    def bench_of(dataset: Dataset, told: Labels) -> Bench:
+        settled = student.settle(dataset, told, seed=config.seed)
+        return Bench(config, dataset, told, settled, near)
+
+    if not config.multi_label:
+        return _step(bench_of(dataset, told))
+
+    def ask(dataset: Dataset, told: Labels) -> Question:
+        bench = bench_of(dataset, told)
+        return Question(_step(bench), lambda known, labels: _as_it_is(bench, known, labels))
+
+    fewest = FEWEST if config.mode == "ours" else 0
+    return step_of_each(dataset, told, student, ask, fewest=fewest)
+
+
+def _step(bench: Bench) -> Step:
+    make = _ours if bench.config.mode == "ours" else _faithful
     return lambda known, before, number: (
         _teacher(bench, known) if before is None else make(bench, known, before.labels, number)
     )
 
 
+def several(config: Recipe) -> bool:
+    """Tell whether a recipe's images may hold several findings, or none."""
+    return isinstance(config, ZeroShotRecipe) and config.multi_label
+
+
 def _teacher(bench: Bench, known: Labels) -> Proposal:
     """Round 0: the teacher's labels, and for new images the student that learned them as is."""
-    fitted = _learn(bench, known, bench.told, np.ones(len(bench.told), bool))
-    return Proposal(fitted, bench.told, kept=0)
+    return Proposal(_as_it_is(bench, known, bench.told), bench.told, kept=0)
+
+
+def _as_it_is(bench: Bench, known: Labels, labels: Labels) -> Student:
+    """Learn every label as it is."""
+    everything = np.ones(len(labels), bool)
+    fitted = _learn(bench, known, labels, everything)
+    if not bench.config.multi_label or bench.config.mode != "ours":
+        return fitted
+    half = group_folds(labels.class_id, bench.dataset.group, folds=2, seed=bench.config.seed)
+    if any(len(np.unique(labels.class_id[half != own])) < 2 for own in (0, 1)):
+        return fitted
+    judged = _judge(bench, known, labels, everything, half)
+    moved: Student = calibrated(judged, _own(judged, half), labels, everything, fitted)[1]
+    return moved
 
 
 def _faithful(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
@@ -221,6 +288,8 @@ def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
         bad = ~everything  # leaving them out would leave one class
     judged = _judge(bench, known, before, ~bad, half)
     final = _learn(bench, known, before, ~bad)
+    if bench.config.multi_label:
+        judged, final = calibrated(judged, _own(judged, half), before, ~bad, final)
     labels = labels_of(bench.dataset, _anchored(bench, _own(judged, half)))
     kept = int((~bad & not_human(before, known)).sum())
     # what explained the teacher's labels before this round: at first, all of them as they are

@@ -66,6 +66,11 @@ def write_report(workspace: Workspace, metrics: dict[str, Any]) -> None:
 
         write_object_report(workspace, metrics)
         return
+    if metrics["kind"] == "findings":
+        from medloop.report.findings import write_finding_report
+
+        write_finding_report(workspace, metrics)
+        return
     write_page(workspace.path("report.html"), "page.html.jinja", _content(workspace, metrics))
 
 

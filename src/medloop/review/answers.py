@@ -9,6 +9,7 @@ import numpy as np
 
 from medloop.errors import DataError, StaleError, UsageError
 from medloop.labels import HUMAN, Labels
+from medloop.presence import AND, NONE
 from medloop.review.audit_session import Place
 from medloop.review.findings import PLACES, class_code, plain_findings
 from medloop.review.leases import Leases
@@ -114,6 +115,9 @@ class Answers:
         """Give an image's findings in the name of a person, of this class or of these."""
         if not isinstance(label, str):
             return self._chosen(image, label)
+        if self.state.several:
+            named = [] if label == NONE else label.split(AND)
+            return self.state.read([{"class": name} for name in named], image)
         code = class_code(label, self.state.classes)
         now = self.state.index.current(image) if among is None else among
         if len(now) == 0:

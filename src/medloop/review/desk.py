@@ -112,6 +112,11 @@ class Desk:
         return list(self._state.classes)
 
     @property
+    def several(self) -> bool:
+        """Whether an image may hold several classes without a place, or none of them."""
+        return self._state.several
+
+    @property
     def skeleton(self) -> dict[str, Any] | None:
         """``points``, ``edges`` and ``flip`` of the keypoints; None where there are none."""
         return self._state.skeleton

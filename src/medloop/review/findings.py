@@ -63,6 +63,7 @@ def read_findings(
     height: int = 0,
     width: int = 0,
     points: int | None = None,
+    several: bool = False,
 ) -> Labels:
     """Read a person's complete answer for one image, and refuse what makes no sense.
 
@@ -78,6 +79,8 @@ def read_findings(
         Size of the image in pixels; 0 where unknown.
     points : int, optional
         How many keypoints an object has, where that is known.
+    several : bool
+        Whether an image may hold several classes without a place, each once.
 
     Raises
     ------
@@ -100,7 +103,12 @@ def read_findings(
         if not isinstance(one, Mapping):
             raise DataError(f"a finding must be a dict, got {type(one).__name__}.")
     placed = [any(one.get(name) is not None for name in PLACES) for one in findings]
-    if len(findings) > 1 and not all(placed):
+    if several and not any(placed):
+        names = [_class(one, classes) for one in findings]
+        twice = next((code for code in names if names.count(code) > 1), None)
+        if twice is not None:
+            raise DataError(f"an image holds a finding once, got {classes[twice]!r} twice.")
+    elif len(findings) > 1 and not all(placed):
         raise DataError(
             f"each of {len(findings)} findings needs a box, keypoints or a mask; an image without "
             "them has one class."

@@ -121,7 +121,7 @@ def replay(
             session.take_back(place)
             continue
         if place[1]:
-            found = read_findings(about["findings"], image=image, classes=classes)
+            found = read_findings(about["findings"], image=image, classes=classes, several=True)
         else:
             found = log.labels(event.seq).of([image])
         session.give(place, event.seq, event.actor, found)

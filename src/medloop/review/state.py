@@ -69,6 +69,8 @@ class State:
         events = self.log.events()
         scan = next(event for event in events if event.kind == "scan")
         self.classes = [str(name) for name in scan.payload["classes"]]
+        #: Whether an image may hold several classes without a place, or none of them.
+        self.several = bool(self.workspace.config.get("multi_label"))
         self.key = bytes.fromhex(scan.hash)
         self.names = [self.opaque(f"image/{image}") for image in self.ids.tolist()]
         self.images = dict(zip(self.names, self.ids.tolist(), strict=True))
@@ -274,6 +276,7 @@ class State:
             height=0 if beyond else int(self.height[at]),
             width=0 if beyond else int(self.width[at]),
             points=None if self.skeleton is None else len(self.skeleton["points"]),
+            several=self.several,
         )
 
 

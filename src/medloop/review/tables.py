@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medloop.errors import DataError, did_you_mean
+from medloop.findings.sheet import read_sheet
 from medloop.read.annotations import kind_of
 from medloop.read.table import read_table
 from medloop.review.desk import Desk
@@ -92,13 +93,13 @@ def _is_json(path: Path) -> bool:
 
 def _rows(answers: Path, path: Path, desk: Desk) -> list[tuple[str, str]]:
     """Read a table, and name the line of what does not fit the workspace."""
-    table = read_table(answers)
+    table = read_sheet(answers, desk.classes) if desk.several else read_table(answers)
     files = set(desk.files().values())
     rows = []
     for line, file, label in zip(table.line, table.file, table.label, strict=True):
         if file not in files:
             raise DataError(f"{answers} line {line}: {file} is not an image of {path}.")
-        if label and label not in desk.classes:
+        if label and not desk.several and label not in desk.classes:
             raise DataError(
                 f"{answers} line {line}: unknown class {label!r}."
                 f"{did_you_mean(label, desk.classes)}"
@@ -113,7 +114,8 @@ def list_audit(path: Path, limit: int | None, **terms: Any) -> dict[str, Any]:
 
     The table holds ``file,label`` with empty labels, in the order that was drawn, for as many
     images as are expected to be needed (or ``limit``); where the audit is not blind, the machine's
-    class stands in a third column ``machine``.
+    class stands in a third column ``machine``. Where images may hold several findings, each has a
+    column in place of ``label``, for 1 where it is there and 0 where not.
 
     Parameters
     ----------
@@ -129,9 +131,11 @@ def list_audit(path: Path, limit: int | None, **terms: Any) -> dict[str, Any]:
         out = desk.path / "audit.csv"
         with writing(out, "w") as stream:
             table = csv.writer(stream, lineterminator="\n")
-            table.writerow(("file", "label") if state["blind"] else ("file", "label", "machine"))
+            asked = desk.classes if desk.several else ["label"]
+            empty = [""] * len(asked)
+            table.writerow(("file", *asked) if state["blind"] else ("file", *asked, "machine"))
             table.writerows(
-                (file, "") if state["blind"] else (file, "", words) for file, words in rows
+                (file, *empty) if state["blind"] else (file, *empty, words) for file, words in rows
             )
     sentence = (
         f"{state['sentence']} {len(rows):,} images are listed in {out}: fill in any number of "

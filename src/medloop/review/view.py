@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.errors import DataError
+from medloop.presence import words
 from medloop.review.doubts import FILE, read_doubts
 from medloop.review.findings import plain_findings
 from medloop.review.item import Item
@@ -129,9 +130,13 @@ class View:
         doubts, looked = self.state.doubts, bool(self.state.index.model[at])
         doubt, code = float(doubts.doubt[at]), int(doubts.class_id[at])
         reopened = bool(self.state.index.reopened[at])
+        name = None if code < 0 else self.state.classes[code]
+        if self.state.several and looked:
+            held = {one["class"] for one in self.found(int(self.state.ids[at]))}
+            name = words([one for one in self.state.classes if one in held])
         return {
             "file": str(self.state.file[at]),
-            "class": None if code < 0 else self.state.classes[code],
+            "class": name,
             "score": None if code < 0 else float(doubts.score[at]),
             "probability_wrong": doubt,
             "value": float(doubts.value[at]),

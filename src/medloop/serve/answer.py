@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,8 +160,11 @@ class Desk:
         from medloop.read.video import Told, frames
 
         told, found, pixels = Told(), 0, 0
-        with self._video, _as_path(sent.data) as path:
-            taken = frames(path, sent.name, fps=self.limits.fps, told=told)
+        with (
+            self._video,
+            _as_path(sent.data) as path,
+            closing(frames(path, sent.name, fps=self.limits.fps, told=told)) as taken,
+        ):
             for frame in taken:
                 size = frame.pixels.shape[0] * frame.pixels.shape[1]
                 pixels += size
@@ -175,7 +178,6 @@ class Desk:
                 if told.problems:
                     yield None, f"{shown(sent.name)} {told.problems[0]}."
                 return
-            taken.close()  # type: ignore[attr-defined]
         yield None, f"{shown(sent.name)}: only its first {found} frames taken were looked at."
 
     # -- saying ------------------------------------------------------------------------------

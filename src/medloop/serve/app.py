@@ -22,7 +22,6 @@ from starlette.requests import ClientDisconnect
 
 from medloop import __version__
 from medloop.errors import MedloopError
-from medloop.review.web.security import Access, Addresses
 from medloop.review.web.server import HERE as REVIEW
 from medloop.review.web.server import answer, said, status_of
 from medloop.serve.answer import Desk
@@ -30,6 +29,8 @@ from medloop.serve.body import Allowance, Refused, Sent, read_files
 from medloop.serve.card import card_of
 from medloop.serve.gate import Anyone, Gate
 from medloop.serve.metrics import Metrics
+from medloop.web.access import Access
+from medloop.web.addresses import Addresses
 
 HERE = Path(__file__).parent
 _KINDS = {

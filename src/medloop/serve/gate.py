@@ -1,14 +1,15 @@
-"""The guard of the review app, with room for uploads."""
+"""The guard of every app, with room for uploads."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
-from medloop.review.web import security
-from medloop.review.web.security import (
-    Access,
-    Addresses,
+from medloop.serve.body import too_much
+from medloop.serve.upload import Limits
+from medloop.web.access import Access
+from medloop.web.addresses import Addresses
+from medloop.web.guard import (
+    UNKNOWN,
     App,
     Guard,
     Message,
@@ -16,9 +17,10 @@ from medloop.review.web.security import (
     Refusal,
     Scope,
     Send,
+    answer_refusal,
+    headers_of,
+    safe,
 )
-from medloop.serve.body import too_much
-from medloop.serve.upload import Limits
 
 #: Where files may be sent; they change nothing here, so that they need no write token.
 UPLOADS = ("/v1/predict", "/v1/activation")
@@ -80,13 +82,9 @@ class Gate(Guard):
             return message
 
         async def answering(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                held = list(message.get("headers", []))
-                said = {name.lower() for name, _ in held}
-                held += [pair for pair in security._HEADERS if pair[0] not in said]
-                if not ended:
-                    held.append((b"connection", b"close"))
-                message = {**message, "headers": held}
+            message = safe(message)
+            if message["type"] == "http.response.start" and not ended:
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
             if last and not ended:
                 # the whole answer goes out at once; a client that sends first reads it afterwards
@@ -95,30 +93,23 @@ class Gate(Guard):
                 message = {"type": "http.response.body", "body": b""}
             await send(message)
 
-        refused = self._refused_upload(scope)
+        refused = self.refusal_of_upload(scope)
         if refused is None:
             await self.app(scope, listening, answering)
         else:
-            await security._answer(answering, refused)
+            await answer_refusal(answering, refused)
 
-    def _refused_upload(self, scope: Scope) -> Refusal | None:
-        raw = scope["headers"]
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    def refusal_of_upload(self, scope: Scope) -> Refusal | None:
+        """Return why files are not taken; who may ask is asked before how much may be sent."""
+        headers = headers_of(scope)
         length = headers.get("content-length", "0")
         if not length.isdecimal():
             return Refusal(400, "the length of the request is no number.")
-        # who may ask is asked first; how much may be sent differs
-        asking = {
-            **scope,
-            "method": "GET",
-            "headers": [h for h in raw if h[0] != b"content-length"],
-        }
-        asking["headers"] = [h for h in asking["headers"] if h[0] != b"sec-fetch-mode"]
-        scope.setdefault("state", {})
-        asking["state"] = scope["state"]
-        refused = self._refused(asking)
-        if refused is not None:
-            return replace(refused, status=401, location="") if refused.location else refused
+        foreign = self.foreign(scope, headers, page=False)
+        if foreign is not None:
+            return foreign
+        if scope["state"]["reviewer"] is None:
+            return UNKNOWN
         if int(length[:18]) > self.limits.request:
             return Refusal(413, too_much(self.limits))
         return None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
 from medloop.evaluation import Judged
+from medloop.looks import looked
 from medloop.predict import load_model
 from medloop.recipes.endoscopy import prepared
 from medloop.rounds import load_judged
@@ -135,20 +136,9 @@ class Served:
         UsageError
             No map can be made of this student.
         """
-        from medloop.activation import network_maps, patch_maps
-
         dataset = self.dataset([image])
         with self._one:
-            if self.student.name == "patches":
-                maps = patch_maps(self.student, dataset)
-            elif self.student.name == "network":
-                maps = network_maps(self.student, dataset)
-            else:
-                raise UsageError(
-                    f"student {self.student.name!r} cannot show where it looked: it measures the "
-                    "whole image."
-                )
-        return dataset.image(0), maps.maps[0]
+            return dataset.image(0), looked(self.student, dataset)[0]
 
 
 def load_served(path: Path, *, error_rate: float, confidence: float = 0.95) -> Served:

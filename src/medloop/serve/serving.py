@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medloop.errors import MissingError, UsageError
-from medloop.review.web.security import Access, Addresses, is_loopback, read_tokens
-from medloop.review.web.serve import _listening
 from medloop.serve.upload import Limits
+from medloop.web.access import Access, read_tokens
+from medloop.web.addresses import Addresses, is_loopback, listening
 
 if TYPE_CHECKING:
     from medloop.serve.answer import Desk
@@ -122,8 +122,7 @@ def opened(
     from medloop.serve.gate import Anyone
     from medloop.serve.model import load_served
 
-    listener = _listening(host, port)
-    with listener:
+    with listening(host, port) as listener:
         desk = Desk(
             load_served(path, error_rate=error_rate),
             None if quality is None else load_served(quality, error_rate=error_rate),

@@ -10,7 +10,18 @@ from typing import Any
 from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.students.student import Student
 
-STUDENTS = ("patches", "network", "measured", "detector", "pose", "transformer_detector")
+STUDENTS = (
+    "patches",
+    "network",
+    "measured",
+    "detector",
+    "pose",
+    "transformer_detector",
+    "ultralytics",
+    "ultralytics_pose",
+)
+#: Which plugin takes the place of a student whose backbone is one of Ultralytics.
+_PLUGINS = {"detector": "ultralytics", "pose": "ultralytics_pose"}
 #: Fields of a student that hold what it learned, and are no settings.
 _LEARNED = {
     "classes",
@@ -68,17 +79,30 @@ def student_class(name: str) -> type[Any]:
         from medloop.students.transformer_detector import TransformerDetector
 
         return TransformerDetector
+    if name == "ultralytics":
+        from medloop.students.ultralytics_student import UltralyticsDetector
+
+        return UltralyticsDetector
+    if name == "ultralytics_pose":
+        from medloop.students.ultralytics_student import UltralyticsPose
+
+        return UltralyticsPose
     raise UsageError(f"unknown student {name!r}.{did_you_mean(name, STUDENTS)}")
 
 
 def make_student(name: str, options: dict[str, Any]) -> Student:
     """Build a student with some of its settings changed.
 
+    A detector or pose student with a backbone of Ultralytics, such as ``"yolov5n"``, is the plugin
+    ``ultralytics`` or ``ultralytics_pose``.
+
     Raises
     ------
     UsageError
         The student, or one of its settings, is unknown.
     """
+    if str(options.get("backbone", "")).startswith("yolo"):
+        name = _PLUGINS.get(name, name)
     kind = student_class(name)
     known = {f.name for f in fields(kind)} - _LEARNED
     for option in options:

@@ -85,3 +85,75 @@ def fit_temperature(probs: Floats, class_id: NDArray[np.int64]) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return float(np.exp(found.x))
+
+
+def fit_platt(probs: Floats, there: NDArray[np.bool_]) -> tuple[float, float]:
+    """Find slope and shift for which ``sigmoid(slope logit(probs) + shift)`` is most likely.
+
+    Unlike a temperature, the shift moves what counts as more probable than not: a strong penalty
+    draws the probabilities of a rare finding below one half, though they rank well.
+
+    Source: Platt 1999, with his smoothed targets. The probabilities must come from a student that
+    did not see the labels (out of fold).
+
+    Parameters
+    ----------
+    probs : (n,) float
+        That it is there.
+    there : (n,) bool
+        Some of both.
+
+    Returns
+    -------
+    slope : float
+        In [0.05, 20].
+    shift : float
+
+    Raises
+    ------
+    DataError
+        The two do not have the same length, or all of ``there`` are the same.
+
+    Examples
+    --------
+    >>> probs = np.array([0.3] * 10 + [0.1] * 90)  # well ranked, and never above one half
+    >>> slope, shift = fit_platt(probs, np.arange(100) < 10)
+    >>> bool(slope * np.log(0.3 / 0.7) + shift > 0 > slope * np.log(0.1 / 0.9) + shift)
+    True
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    if len(probs) != len(there):
+        raise DataError(f"probs has {len(probs)} rows, but there has {len(there)}.")
+    n_with = int(there.sum())
+    n_without = len(there) - n_with
+    if not n_with or not n_without:
+        raise DataError("there must hold some of both, got one.")
+    clipped = np.clip(probs, 1e-6, 1 - 1e-6)
+    logit = np.log(clipped) - np.log1p(-clipped)
+    target = np.where(there, (n_with + 1) / (n_with + 2), 1 / (n_without + 2))
+
+    def loss(x: Floats) -> tuple[float, Floats]:
+        slope = float(np.exp(x[0]))
+        moved = slope * logit + x[1]
+        off = expit(moved) - target
+        value = float((np.logaddexp(0, moved) - target * moved).mean())
+        return value, np.array([(off * logit).mean() * slope, off.mean()])
+
+    limits = [(np.log(0.05), np.log(20.0)), (None, None)]
+    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=limits)
+    return float(np.exp(found.x[0])), float(found.x[1])
+
+
+def moved_by(probs: Floats, slope: float, shift: float) -> Floats:
+    """Return ``sigmoid(slope logit(probs) + shift)``, any shape.
+
+    Examples
+    --------
+    >>> moved_by(np.array([0.2, 0.5]), 1.0, 0.0).round(6).tolist()
+    [0.2, 0.5]
+    """
+    clipped = np.clip(probs, 1e-6, 1 - 1e-6)
+    logit = slope * (np.log(clipped) - np.log1p(-clipped)) + shift
+    return np.asarray(softmax(np.stack([np.zeros_like(logit), logit], axis=-1))[..., 1])

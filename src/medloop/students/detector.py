@@ -71,6 +71,9 @@ class Detector:
         Lowest score that is returned; the score is the square root of the heat.
     most : int
         Findings an image, the highest scores first.
+    closer : int
+        Labels are looked for a second time in images that are enlarged so many times, which finds
+        objects much smaller than most of those that were learned; 1 looks once.
     overlap : float
         Intersection over union above which the lower score goes.
     across_classes : bool
@@ -115,6 +118,7 @@ class Detector:
     flip_average: bool = True
     least: float = 0.1
     most: int = 100
+    closer: int = 1
     overlap: float = 0.6
     across_classes: bool = False
     pretrained: str = "auto"

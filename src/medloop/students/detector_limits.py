@@ -8,7 +8,7 @@ from typing import Any
 from medloop.errors import MissingError, UsageError, did_you_mean
 from medloop.students.devices import check_device
 
-_INTS = {"size": 32, "epochs": 1, "batch": 2, "min_steps": 1, "most": 1}
+_INTS = {"size": 32, "epochs": 1, "batch": 2, "min_steps": 1, "most": 1, "closer": 1}
 _INTS_OR_NONE = {"max_steps": 1, "threads": 1}
 _NUMBERS = {
     "weight_decay": (0.0, 1.0),

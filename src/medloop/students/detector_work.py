@@ -132,13 +132,16 @@ def see_boxes(
     done = 0
     with repeatable(device, student.threads), torch.inference_mode():
         net = ready(net, device).eval()
-        for made in frames.frames(dataset, dataset.id, student.size, _BATCH):
-            images = dataset.id[done : done + len(made.pixels)]
-            x = pixels_of(made.pixels, device)
-            for view, kept in zip(views, rows, strict=True):
-                kept.append(_seen(student, net, x, view, images, made, half))
-            done += len(images)
-            progress(f"label with {student.name}", done, len(dataset))
+        sizes = sorted({student.size, student.size * student.closer})
+        for size in sizes:
+            for made in frames.frames(dataset, dataset.id, size, _BATCH):
+                first = done % len(dataset)
+                images = dataset.id[first : first + len(made.pixels)]
+                x = pixels_of(made.pixels, device)
+                for view, kept in zip(views, rows, strict=True):
+                    kept.append(_seen(student, net, x, view, images, made, half))
+                done += len(images)
+                progress(f"label with {student.name}", done, len(sizes) * len(dataset))
     return [_table(student, dataset, parts) for parts in rows]
 
 
@@ -159,7 +162,7 @@ def _seen(
     mirrored, zoom = view
     if zoom != 1.0:
         move = torch.tensor([[zoom, 0.0, 0.0], [0.0, zoom, 0.0]]).expand(len(x), 2, 3)
-        x = moves.moved(x, move, student.size)
+        x = moves.moved(x, move, x.shape[-1])
     sight = net.read(
         (x.flip(-1) if mirrored else x).contiguous(memory_format=torch.channels_last),
         both=student.flip_average and view == AS_IT_IS[0],
@@ -190,7 +193,12 @@ def _table(student: Detector, dataset: Dataset, parts: list[list[NDArray[Any]]])
     )
     score, box = single(score), single(box)
     group = image if student.across_classes else np.column_stack([image, class_id])
-    kept = suppress(box, score, student.overlap, group=group)
+    kept = np.flatnonzero(suppress(box, score, student.overlap, group=group))
+    place = dataset.position(image[kept])
+    order = np.lexsort((-score[kept], place))
+    kept, place = kept[order], place[order]
+    # two looks find more together than either may
+    kept = kept[np.arange(len(kept)) - np.searchsorted(place, place) < student.most]
     shares = single(heat / heat.sum(1, keepdims=True)) if heat.shape[1] > 1 else None
     found = Labels(
         image=image,

@@ -39,6 +39,8 @@ class Localizer:
     detector : Detector, optional
         Fitted to boxes of these classes. Without one, boxes are chosen by the classifier's
         activation map among proposed masks.
+    pointer : Student, optional
+        Fitted to something against nothing; it makes the maps instead of the classifier.
     choice : Choice
         How they are chosen.
     proposals : str
@@ -60,6 +62,7 @@ class Localizer:
 
     classifier: Any
     detector: Any = None
+    pointer: Any = None
     choice: Choice = field(default_factory=Choice)
     proposals: str = "regions"
     proposal_options: dict[str, Any] = field(default_factory=dict)
@@ -171,7 +174,9 @@ class Localizer:
         The second array is the score of each.
         """
         wanted = np.asarray(class_id, np.int64)
-        maps = maps_of(self.classifier, dataset, wanted, fine=self.fine, progress=progress)
+        maps = pointed(
+            self.classifier, self.pointer, dataset, wanted, fine=self.fine, progress=progress
+        )
         proposer = make_proposer(self.proposals, self.proposal_options)
         box, score = np.zeros((len(dataset), 4)), np.zeros(len(dataset))
         for row, (image, k) in enumerate(zip(dataset.id.tolist(), wanted.tolist(), strict=True)):
@@ -186,6 +191,8 @@ class Localizer:
     def save(self, folder: Path) -> None:
         """Write both students into folders of their own, and how they are joined."""
         self.classifier.save(folder / "classifier")
+        if self.pointer is not None:
+            self.pointer.save(folder / "pointer")
         if self.detector is not None:
             self.detector.save(folder / "detector")
         ranking = self.choice.ranking
@@ -200,6 +207,7 @@ class Localizer:
                 "weights": str(getattr(self.detector or self.classifier, "weights", "")),
                 "settings": {
                     "detector": self.detector is not None,
+                    "pointer": self.pointer is not None,
                     "choice": {k: v for k, v in asdict(self.choice).items() if k != "ranking"},
                     "ranked": ranking is not None,
                     "proposals": self.proposals,
@@ -234,6 +242,7 @@ class Localizer:
             return cls(
                 classifier=load_student(folder / "classifier"),
                 detector=load_student(folder / "detector") if about["detector"] else None,
+                pointer=load_student(folder / "pointer") if about["pointer"] else None,
                 choice=Choice(**about["choice"], ranking=ranking),
                 proposals=about["proposals"],
                 proposal_options=about["proposal_options"],
@@ -243,6 +252,27 @@ class Localizer:
                 temperature=about["temperature"],
                 said=tuple(about["said"]),
             )
+
+
+def somewhere(dataset: Dataset) -> Dataset:
+    """Return the same images with two classes: nothing shows, or something does."""
+    return replace(dataset, classes=("nothing", "something"))
+
+
+def pointed(
+    classifier: Student,
+    pointer: Student | None,
+    dataset: Dataset,
+    class_id: NDArray[np.int64],
+    *,
+    fine: bool,
+    progress: Progress = silent,
+) -> Floats:
+    """Return (n, h, w) maps of where something shows, or of where these classes do."""
+    if pointer is None:
+        return maps_of(classifier, dataset, class_id, fine=fine, progress=progress)
+    something = np.ones(len(dataset), np.int64)
+    return maps_of(pointer, somewhere(dataset), something, fine=fine, progress=progress)
 
 
 def maps_of(
@@ -255,15 +285,20 @@ def maps_of(
 ) -> Floats:
     """Return (n, h, w) activation maps in [0, 1] of these classes, by either kind of classifier.
 
-    ``fine`` fuses three resolutions and both mirror images of a network, and explains what tells
-    the class from the others; otherwise it is Grad-CAM of the last convolution.
+    ``fine`` fuses three resolutions, two sizes and both mirror images of a network, and explains
+    what tells the class from the others; otherwise it is Grad-CAM of the last convolution.
     """
     from medloop.activation import Cam, network_maps, patch_maps
 
     if classifier.name == "patches":
         made = patch_maps(classifier, dataset, class_id=class_id, progress=progress)  # type: ignore[arg-type]
     else:
-        cam = Cam(method="layercam", layers=3, contrast=True, flip=True) if fine else Cam()
+        cam = Cam()
+        if fine:
+            size = classifier.plan.size  # type: ignore[attr-defined]
+            cam = Cam(
+                method="layercam", layers=3, contrast=True, flip=True, sizes=(size, 3 * size // 2)
+            )
         made = network_maps(
             classifier,  # type: ignore[arg-type]
             dataset,

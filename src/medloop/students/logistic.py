@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,28 +41,58 @@ class Line:
     prior : (K,) float
         Log frequency of each class among the labels that it learned from.
     penalty : float
+    several : bool
+        Whether each of the K is there or not on its own, instead of one of them.
     """
 
     weights: Floats
     bias: Floats
     prior: Floats
     penalty: float
+    several: bool = False
 
     def probs(self, x: Any, *, tau: float, temperature: float) -> Floats:
         """Return (n, K) probabilities of (n, d) features."""
         logits = np.asarray(x @ self.weights.T) + self.bias
+        if self.several:
+            return softmax(np.stack([np.zeros_like(logits), logits / temperature], axis=-1))[..., 1]
         return softmax(adjust_logits(logits, self.prior, tau=tau) / temperature)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array by name, for safetensors."""
-        return {"weights": self.weights, "bias": self.bias, "prior": self.prior}
+        arrays = {"weights": self.weights, "bias": self.bias, "prior": self.prior}
+        return arrays | ({"several": np.ones(1)} if self.several else {})
 
     @staticmethod
     def restore(arrays: dict[str, NDArray[Any]], penalty: float | None) -> Line | None:
         """Put ``arrays`` together again; None where they hold no regression."""
-        if "weights" not in arrays or penalty is None:
+        several = "several" in arrays  # learned one by one, with a penalty each
+        if "weights" not in arrays or (penalty is None and not several):
             return None
-        return Line(arrays["weights"], arrays["bias"], arrays["prior"], penalty)
+        strength = float("nan") if penalty is None else penalty
+        return Line(arrays["weights"], arrays["bias"], arrays["prior"], strength, several)
+
+    @staticmethod
+    def joined(parts: Sequence[Line | float]) -> Line:
+        """Join regressions of two classes, without and with a finding; a number is its share.
+
+        Examples
+        --------
+        >>> one = Line(np.array([[0.0], [2.0]]), np.array([0.0, -1.0]), np.zeros(2), 1.0)
+        >>> line = Line.joined([one, 0.25])
+        >>> x = np.array([[0.5], [1.0]])
+        >>> line.probs(x, tau=0.0, temperature=1.0).round(3).tolist()
+        [[0.5, 0.25], [0.731, 0.25]]
+        """
+        width = next(part.weights.shape[1] for part in parts if isinstance(part, Line))
+        weights, bias = np.zeros((len(parts), width)), np.zeros(len(parts))
+        for k, part in enumerate(parts):
+            if isinstance(part, Line):
+                weights[k] = part.weights[1] - part.weights[0]
+                bias[k] = part.bias[1] - part.bias[0]
+            else:
+                bias[k] = np.log(part) - np.log1p(-part)
+        return Line(weights, bias, np.zeros(len(parts)), float("nan"), several=True)
 
 
 def fit_line(

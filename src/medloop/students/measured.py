@@ -1,9 +1,10 @@
 """A student that tells good frames from bad by what can be measured of their quality.
 
 A regression knows the ways of being bad that it was shown, and no others: a frame behind smoke has
-no blur, and is called good. So a frame is as bad as the worse of two scores says: the regression's,
-and how unlike the good frames it is (the Mahalanobis distance of its measures), each in spreads of
-good frames.
+no blur, and is called good. So a frame is as bad as the worse of two scores says: how unlike the
+good frames it is (the Mahalanobis distance of its measures), and the regression's, each in spreads
+of good frames. The regression's counts a quarter: it takes another patient's good frames for bad
+ones more readily than the distance does (docs/results.md).
 """
 
 from __future__ import annotations
@@ -32,9 +33,32 @@ _BATCH = 32
 _FAR = 6.0
 #: The class that all others are unlike.
 _GOOD = "good"
+#: How many spreads of the regression's score weigh as much as one of the distance.
+_LESS = 4.0
+#: Measures that the distance is taken of; the others add nothing to these, or differ by camera.
+_USED = (
+    "fine",
+    "coarse",
+    "bright",
+    "mean",
+    "contrast",
+    "specular",
+    "entropy",
+    *FEATURES[FEATURES.index("unevenness") + 1 :],
+)
+_COLUMNS = [FEATURES.index(name) for name in _USED]
+#: Shares, of which what counts is how many times larger one is than another.
+_SHARES = [_USED.index(name) for name in ("bright", "specular")]
+_LEAST_SHARE = 3e-3
+#: Smaller differences of any measure mean nothing.
+_LEAST_SPREAD = 0.02
 #: Of the last step, which only turns a score into a probability.
 _LOOSE = 10.0
 _LEAST_GOOD = 5
+#: Good frames are held out in so many parts.
+_PARTS = 5
+#: Frames that are all alike must have a distance, too.
+_LEAST_SHRUNK = 1e-3
 
 
 class Measures:
@@ -49,7 +73,7 @@ class Measures:
         into: NDArray[np.float32] | None = None,
         progress: Progress = silent,
     ) -> NDArray[np.float32]:
-        """Return (n, 15) measures, in the order of the data set."""
+        """Return (n, 35) measures, in the order of the data set."""
         from medloop.prepare.quality import measure_all
 
         rows = np.empty((len(dataset), self.dimensions), np.float32) if into is None else into
@@ -79,10 +103,11 @@ class Unlike:
 
     Parameters
     ----------
-    centre : (15,) float
-        Of the standardised measures of good frames.
-    precision : (15, 15) float
-        Inverse of their covariance, shrunk (Ledoit & Wolf 2004).
+    centre, spread : (27,) float
+        Of the measures of good frames.
+    precision : (27, 27) float
+        Inverse of their correlation, shrunk by the square of what Ledoit & Wolf (2004) say: a
+        good estimate of it needs more, but what good frames vary in least tells most.
     levels : (2, 2) float
         Median and spread over good frames: of the regression's logit, and of the log distance.
     last : Line
@@ -90,25 +115,43 @@ class Unlike:
     """
 
     centre: Floats
+    spread: Floats
     precision: Floats
     levels: Floats
     last: Line
 
-    def scores(self, x: Floats, logit: Floats) -> Floats:
-        """Return (n, 1) the larger of both scores of standardised measures and logits."""
-        both = np.stack([logit, self.distance(x)], axis=1)
-        apart: Floats = (both - self.levels[0]) / self.levels[1]
-        return np.asarray(apart.max(axis=1, keepdims=True))
+    @staticmethod
+    def of(good: Floats) -> Unlike:
+        """Learn from the measures of good frames; how to join it with a regression is left open."""
+        from sklearn.covariance import LedoitWolf
 
-    def distance(self, x: Floats) -> Floats:
+        good = used(good)
+        centre, spread = good.mean(axis=0), np.maximum(good.std(axis=0), _LEAST_SPREAD)
+        x = (good - centre) / spread
+        less = max(LedoitWolf(assume_centered=True).fit(x).shrinkage_ ** 2, _LEAST_SHRUNK)
+        cover = (1 - less) * (x.T @ x) / len(x) + less * np.eye(x.shape[1])
+        ends = np.array([[0.0, 0.0], [1.0, 1.0]])
+        prior = Line(np.zeros((2, 1)), np.zeros(2), np.zeros(2), _LOOSE)
+        return Unlike(centre, spread, np.linalg.inv(cover), ends, prior)
+
+    def scores(self, rows: Floats, logit: Floats) -> Floats:
+        """Return (n,) the larger of both scores of measures and logits."""
+        return self.larger(np.stack([logit, self.distance(rows)], axis=1))
+
+    def larger(self, both: Floats) -> Floats:
+        """Return (n,) the larger of (n, 2) logits and distances, in spreads of good frames."""
+        apart: Floats = (both - self.levels[0]) / self.levels[1]
+        return np.asarray(np.maximum(apart[:, 0] / _LESS, apart[:, 1]))
+
+    def distance(self, rows: Floats) -> Floats:
         """Return (n,) the log of the Mahalanobis distance to the good frames."""
-        away = x - self.centre
+        away = (used(rows) - self.centre) / self.spread
         return np.asarray(np.log(np.einsum("ij,jk,ik->i", away, self.precision, away) + 1e-6))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array by name, for safetensors."""
         last = {f"last_{name}": values for name, values in self.last.arrays().items()}
-        own = {"centre": self.centre, "precision": self.precision, "levels": self.levels}
+        own = {name: getattr(self, name) for name in ("centre", "spread", "precision", "levels")}
         return {f"unlike_{name}": values for name, values in own.items()} | last
 
     @staticmethod
@@ -118,6 +161,7 @@ class Unlike:
             return None
         return Unlike(
             centre=arrays["unlike_centre"],
+            spread=arrays["unlike_spread"],
             precision=arrays["unlike_precision"],
             levels=arrays["unlike_levels"],
             last=Line(arrays["last_weights"], arrays["last_bias"], arrays["last_prior"], _LOOSE),
@@ -233,17 +277,15 @@ class Measured:
         is_good = labels.class_id == self.classes.index(_GOOD)
         if is_good.sum() < _LEAST_GOOD:
             return None
-        from sklearn.covariance import LedoitWolf
-
-        x, logit = self._standard(rows), self._logit(rows)
-        cover = LedoitWolf().fit(x[is_good])
-        ends = np.array([[0.0, 0.0], [1.0, 1.0]])
-        prior = Line(np.zeros((2, 1)), np.zeros(2), np.zeros(2), _LOOSE)
-        made = Unlike(np.asarray(cover.location_), np.asarray(cover.precision_), ends, prior)
-        both = np.stack([logit, made.distance(x)], axis=1)[is_good]
-        made = replace(made, levels=np.stack([np.median(both, axis=0), both.std(axis=0) + 1e-6]))
+        logit, distant = self._logit(rows), Unlike.of(rows[is_good])
+        both = np.stack([logit, distant.distance(rows)], axis=1)
+        good = both[is_good]
+        levels = np.stack([np.median(good, axis=0), good.std(axis=0) + 1e-6])
+        made = replace(distant, levels=levels)
+        # frames that shaped the distance lie nearer than new ones will
+        both[is_good, 1] = _held_out(rows[is_good], dataset.group[is_good])
         last = fit_line(
-            made.scores(x, logit),
+            made.larger(both)[:, None],
             labels,
             n_classes=2,
             weight=weight,
@@ -261,12 +303,23 @@ class Measured:
         if self.unlike is None:
             line, x = self.line, wide(rows, *self.space)
         else:
-            line = self.unlike.last
-            x = self.unlike.scores(self._standard(rows), self._logit(rows))
+            line, x = self.unlike.last, self.badness(rows)[:, None]
         return labels_of(dataset, line.probs(x, tau=0.0, temperature=self.temperature))
 
+    def badness(self, rows: Floats) -> Floats:
+        """Return (n,) how bad frames are by their measures, upwards; in spreads of good frames.
+
+        Raises
+        ------
+        DataError
+            It is not fitted to the class "good" and one other.
+        """
+        if self.unlike is None:
+            raise DataError('this student was not fitted to "good" and one other class.')
+        return self.unlike.scores(rows, self._logit(rows))
+
     def embed(self, dataset: Dataset) -> Floats:
-        """Return (n, 15) measures."""
+        """Return (n, 35) measures."""
         return self._rows(dataset, silent)
 
     def with_temperature(self, temperature: float) -> Self:
@@ -293,6 +346,8 @@ class Measured:
             A file is missing or broken.
         """
         with read_student(folder) as (about, arrays):
+            if arrays["mean"].shape != (len(FEATURES),):
+                raise ValueError("it was fitted to other measures")
             settings = {f.name: about["settings"][f.name] for f in fields(cls)[:2]}
             return cls(
                 **settings,
@@ -301,11 +356,6 @@ class Measured:
                 space=(arrays["mean"], arrays["spread"]),
                 unlike=Unlike.restore(arrays),
             )
-
-    def _standard(self, rows: Floats) -> Floats:
-        if self.space is None:
-            raise DataError("this student has not been fitted yet.")
-        return wide(rows, *self.space)[:, : rows.shape[1]]
 
     def _logit(self, rows: Floats) -> Floats:
         """Return (n,) how much more the regression says for the other class than for "good"."""
@@ -319,6 +369,31 @@ class Measured:
         if self.features is not None and self.features.holds(dataset.id):
             return self.features.of(dataset.id).astype(float)
         return Measures().transform(dataset, progress=progress).astype(float)
+
+
+def _held_out(good: Floats, group: NDArray[np.int64]) -> Floats:
+    """Return (n,) distances of good frames to those of other groups, by parts of the groups."""
+    part = np.unique(group, return_inverse=True)[1] % _PARTS
+    if len(good) - np.bincount(part).max() < _LEAST_GOOD - 1:  # nearly all of one patient
+        part = np.arange(len(good)) % _PARTS
+    found = np.empty(len(good))
+    for number in np.unique(part):
+        there = part == number
+        found[there] = Unlike.of(good[~there]).distance(good[there])
+    return found
+
+
+def used(rows: Floats) -> Floats:
+    """Return (n, 27) the measures that a distance is taken of, shares as logarithms.
+
+    Examples
+    --------
+    >>> used(np.zeros((2, len(FEATURES)))).shape
+    (2, 27)
+    """
+    kept = np.array(rows[:, _COLUMNS], np.float64)
+    kept[:, _SHARES] = np.log(kept[:, _SHARES] + _LEAST_SHARE)
+    return kept
 
 
 def wide(rows: Floats, mean: Floats, spread: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
 from medloop.labels import Labels
+from medloop.presence import table
 from medloop.progress import Progress, silent
 from medloop.students.feature_file import (
     Features,
@@ -195,21 +197,57 @@ class Patches:
         return replace(self, line=line, penalty=line.penalty, classes=dataset.classes)
 
     def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
-        """Label every image, in the order of the data set."""
-        if self.line is None:
-            raise DataError("this student has not been fitted yet.")
-        probs = np.empty((len(dataset), len(self.line.bias)))
+        """Label every image, in the order of the data set.
+
+        One label an image with ``probs``; a student that was ``joined`` gives a table, see
+        :mod:`medloop.presence`.
+        """
+        line = self._fitted()
+        probs = np.empty((len(dataset), len(line.bias)))
         for start in range(0, len(dataset), _CHUNK):
             part = dataset[start : start + _CHUNK]
-            probs[start : start + len(part)] = self.line.probs(
+            probs[start : start + len(part)] = line.probs(
                 self._rows(part, progress), tau=self.tau, temperature=self.temperature
             )
-        return labels_of(dataset, probs)
+        return table(dataset.id, probs) if line.several else labels_of(dataset, probs)
+
+    def joined(self, parts: Sequence[Self | float], classes: tuple[str, ...]) -> Self:
+        """Make one student of those that learned one finding each, in the same features.
+
+        Parameters
+        ----------
+        parts : sequence of Patches or float
+            Fitted to images without (class 0) and with (class 1) their finding; a number stands for
+            a finding that nothing was learned of: how often it is there.
+        classes : tuple of str
+            The findings.
+        """
+        lines = [part if isinstance(part, float) else part._fitted() for part in parts]
+        return replace(self, line=Line.joined(lines), penalty=None, classes=classes)
+
+    def rescaled(self, slope: float, shift: float) -> Self:
+        """Return a student of two classes whose logit is multiplied, and then shifted."""
+        line = self._fitted()
+        bias = line.bias * slope + np.array([0.0, shift])
+        return replace(self, line=replace(line, weights=line.weights * slope, bias=bias))
+
+    def calibrated(self, temperature: Floats) -> Self:
+        """Divide the logits of each finding by a temperature of its own, (K,)."""
+        line = self._fitted()
+        divided = replace(
+            line, weights=line.weights / temperature[:, None], bias=line.bias / temperature
+        )
+        return replace(self, line=divided)
 
     def embed(self, dataset: Dataset) -> Floats:
         """Return (n, d) features in the space that was learned, where distances mean something."""
         rows = self._rows(dataset)
         return (self.space or plain_space(rows)).enter(rows)
+
+    def _fitted(self) -> Line:
+        if self.line is None:
+            raise DataError("this student has not been fitted yet.")
+        return self.line
 
     def _learned(self) -> Representation:
         if self.representation is None:

@@ -73,6 +73,10 @@ class Pose(Detector):
 
     name: ClassVar[str] = "pose"
 
+    #: Points are placed in every box that is found: few boxes below make an object in the end.
+    least: float = 0.3
+    overlap: float = 0.5
+    closer: int = 2
     crop: int = 96
     point_epochs: int = 60
     mirrored: tuple[int, ...] | None = None

@@ -9,7 +9,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from medloop.dataset import Dataset
 from medloop.errors import ImageError
 from medloop.overlap import box_around
 from medloop.prepare.window import to_unit
-from medloop.read.image import decode
 from medloop.review.item import Item
 from medloop.review.web.originals import bare
 
@@ -36,6 +34,7 @@ CACHE = 256_000_000
 _AT_ONCE = 2
 
 Window = tuple[float, float]
+Maps = Callable[[int], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ class Pictures:
     dataset : Dataset
     most : int
         Bytes to keep.
-    maps : Path, optional
-        Folder of activation maps.
+    maps : callable, optional
+        Returns (h, w) in [0, 1] where a model looked in the image with this id.
 
     Examples
     --------
@@ -80,7 +79,7 @@ class Pictures:
     ('image/png', 'image/jpeg', '4')
     """
 
-    def __init__(self, dataset: Dataset, most: int = CACHE, *, maps: Path | None = None) -> None:
+    def __init__(self, dataset: Dataset, most: int = CACHE, *, maps: Maps | None = None) -> None:
         self.dataset = dataset
         self.most = most
         self.maps = maps
@@ -133,28 +132,21 @@ class Pictures:
 
     @property
     def has_activation(self) -> bool:
-        """Whether the workspace offers maps of what a model looked at."""
-        return self.maps is not None and self.maps.is_dir()
+        """Whether there is a model that can show where it looked."""
+        return self.maps is not None
 
     def activation(self, image: int) -> Picture:
-        """Return where a model looked, as a picture to lay over the image.
-
-        It is read from ``activation/ID.png`` of the workspace: grey, of any size, stretched over
-        the image; brighter is more.
+        """Return where a model looked, as a picture to lay over the image; brighter is more.
 
         Raises
         ------
         ImageError
-            There is none.
+            There is no such model, or the image cannot be read.
         """
         if self.maps is None:
-            raise ImageError("there is no activation map.")
-        try:
-            pixels = decode((self.maps / f"{int(image)}.png").read_bytes(), "the activation map")
-        except OSError:
-            raise ImageError("there is no activation map of this image.") from None
-        data, media, about = _heat(pixels)
-        return Picture(data, media, _etag(data), about)
+            raise ImageError("this workspace has no model that can show where it looked.")
+        maps = self.maps
+        return self._picture("activation", image, lambda one: _heat(maps(one)))
 
     def pixels(self, image: int) -> NDArray[Any]:
         """Read an image; refuse a file that changed since it was registered."""
@@ -315,9 +307,8 @@ def _deep(pixels: NDArray[Any], window: Window | None) -> Made:
     return data, "application/octet-stream", about
 
 
-def _heat(pixels: NDArray[Any]) -> Made:
+def _heat(unit: NDArray[np.float32]) -> Made:
     """Paint a map in one hue, clear where nothing is."""
-    unit = to_unit(pixels if pixels.ndim == 2 else pixels[..., 0])
     layer = np.empty((*unit.shape, 4), np.uint8)
     layer[..., :3] = (255, 176, 0)
     layer[..., 3] = (unit * 255).round()

@@ -20,9 +20,9 @@ from medloop.review.item import Item
 from medloop.review.reports import is_stale, renew_report
 from medloop.review.web.charts import Chart, line_chart
 from medloop.review.web.images import CROP
-from medloop.review.web.security import Access
 from medloop.review.web.server import HERE, Room, reviewer_of, said
 from medloop.store.files import read_json
+from medloop.web.access import Access
 
 #: Small pictures on one page of the grid; images on one of findings.
 GRID, OBJECT_GRID = 36, 12
@@ -94,6 +94,7 @@ def router(room: Room, access: Access) -> APIRouter:
             "classes": desk.classes,
             "page": size,
             "crop": CROP if room.places else 0,
+            "several": desk.several,
         }
         return page(request, "grid.html.jinja", start=_json(start))
 
@@ -168,6 +169,7 @@ def _start(
             "item": None if item is None else item.to_json(),
             "classes": list(known["classes"]),
             "places": room.places,
+            "several": room.desk.several,
             "activation": room.pictures.has_activation,
             "audit": audit,
         }

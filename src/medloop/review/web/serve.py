@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medloop.errors import MissingError, UsageError
-from medloop.review.web.security import Access, Addresses, check_name, is_loopback, read_tokens
+from medloop.web.access import Access, check_name, read_tokens
+from medloop.web.addresses import Addresses, is_loopback, listening
 
 if TYPE_CHECKING:
-    from medloop.dataset import Dataset
     from medloop.review.desk import Desk
     from medloop.store.workspace import Workspace
 
@@ -123,14 +122,17 @@ def opened(
         import uvicorn
     except ImportError:
         raise MissingError(_NEEDS) from None
+    from medloop.intake import open_dataset
+    from medloop.looks import Looks
     from medloop.review.desk import Desk
     from medloop.review.web.images import Pictures
     from medloop.review.web.server import Room, make_app
     from medloop.store.workspace import Workspace
 
-    with _listening(host, port) as listener, Desk(path, reviewer_default=reviewer) as desk:
+    with listening(host, port) as listener, Desk(path, reviewer_default=reviewer) as desk:
         with Workspace.open(path, read_only=True) as workspace:
-            pictures = Pictures(_images(workspace), maps=workspace.path("activation"))
+            images = open_dataset(workspace)
+            pictures = Pictures(images, maps=Looks.of(workspace, images))
             places = _places(workspace)
         addresses = Addresses(host, int(listener.getsockname()[1]), names)
         access = Access(tokens) if tokens else Access.alone(reviewer)
@@ -159,36 +161,6 @@ def opened(
             run=lambda: server.run(sockets=[listener]),
             stop=lambda: setattr(server, "should_exit", True),
         )
-
-
-def _images(workspace: Workspace) -> Dataset:
-    """Open the images, those of an imported workspace too, which no recipe lists."""
-    from medloop.intake import open_dataset
-    from medloop.read.image import FolderPixels
-
-    if workspace.config.get("recipe") == "import":
-        return workspace.dataset(FolderPixels(Path(str(workspace.config["images"]))))
-    return open_dataset(workspace)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Open the socket first: a port that is taken is told in one sentence, before any work."""
-    if not 0 <= port <= 65535:
-        raise UsageError(f"--port must lie in [0, 65535], got {port}.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small answers at once only where the protocol is named: else 40 ms are lost
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(256)
-    except OSError as error:
-        listener.close()
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another "
-            "with --host or --port."
-        ) from None
-    return listener
 
 
 def _places(workspace: Workspace) -> tuple[str, ...]:

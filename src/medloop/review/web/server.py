@@ -22,7 +22,9 @@ from medloop.errors import (
 )
 from medloop.review.desk import Desk
 from medloop.review.web.images import Pictures
-from medloop.review.web.security import Access, Addresses, Guard
+from medloop.web.access import Access
+from medloop.web.addresses import Addresses
+from medloop.web.guard import Guard
 
 HERE = Path(__file__).parent
 #: What needs no reviewer: coming, going, and the style of both.

@@ -58,8 +58,8 @@ function paint(tile) {
   name.textContent = tile.class ?? "nothing found";
   const score = document.createElement("span");
   const unchanged = tile.class === tile.row.class;
-  score.textContent = unchanged && tile.row.score != null ? tile.row.score.toFixed(2) : "";
-  said.replaceChildren(...(tile.class === null ? [] : [chip(Math.max(0, classes.indexOf(tile.class)))]), name, score);
+  score.textContent = unchanged && !start.several && tile.row.score != null ? tile.row.score.toFixed(2) : "";
+  said.replaceChildren(...(tile.class === null || start.several ? [] : [chip(Math.max(0, classes.indexOf(tile.class)))]), name, score);
   tile.element.classList.toggle("changed", !unchanged);
   tile.element.classList.toggle("left", tile.out);
   tile.element.classList.toggle("clashed", tile.clashed);
@@ -97,11 +97,18 @@ function count() {
 function put(name) {
   const tile = tiles[at];
   if (!tile || busy) return;
-  tile.class = name;
+  tile.class = start.several ? toggled(tile.class, name) : name;
   tile.out = tile.clashed = false;
   paint(tile);
   count();
-  focus(at + 1);
+  if (!start.several) focus(at + 1);
+}
+
+/** An image may hold several findings: joined by semicolons, or "none". */
+function toggled(held, name) {
+  const names = new Set(held && held !== "none" ? held.split(";") : []);
+  if (!names.delete(name)) names.add(name);
+  return classes.filter((one) => names.has(one)).join(";") || "none";
 }
 
 function leave() {

@@ -16,7 +16,7 @@ const part = (name) => page.querySelector(`[data-at="${name}"]`);
 const { kind } = page.dataset;
 const start = JSON.parse(page.dataset.start);
 const classes = start.classes;
-const { places } = start;
+const { places, several } = start;
 const objectWork = places.length > 0;
 
 const stage = page.querySelector(".stage");
@@ -132,14 +132,17 @@ function about(item) {
 const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
 
 function showClasses() {
-  const probs = now?.item.suggestion?.[0]?.probs || {};
+  const probs = several
+    ? Object.fromEntries((now?.item.suggestion || []).map((one) => [one.class, one.score]))
+    : now?.item.suggestion?.[0]?.probs || {};
+  const there = new Set(several ? now?.sheet.findings.map((one) => one.class) : []);
   const chosen = objects() ? (now.sheet.one?.class ?? editor.class) : now?.sheet.findings[0]?.class;
   const wanted = part("filter").value.trim().toLowerCase();
   part("classes").replaceChildren(...classes.flatMap((name, k) => {
     if (wanted && !name.toLowerCase().includes(wanted)) return [];
     const button = document.createElement("button");
     button.type = "button";
-    button.setAttribute("aria-pressed", String(name === chosen));
+    button.setAttribute("aria-pressed", String(several ? there.has(name) : name === chosen));
     const label = document.createElement("bdi");
     label.className = "name";
     label.textContent = name;
@@ -156,7 +159,7 @@ function showClasses() {
     row.append(button);
     return [row];
   }));
-  part("class-title").textContent = objects() ? (now.sheet.one ? "Class of the chosen object" : "Class of the next object") : "Class";
+  part("class-title").textContent = objects() ? (now.sheet.one ? "Class of the chosen object" : "Class of the next object") : several ? "Findings" : "Class";
 }
 
 function showObjects() {
@@ -192,6 +195,10 @@ function confirmWords() {
   const { sheet } = now;
   const onward = kind === "image" ? "" : ", next";
   if (objects()) return sheet.findings.length ? `${sheet.changed ? "Save" : "Confirm"}${onward}` : `Nothing here${onward}`;
+  if (several) {
+    const count = sheet.findings.length;
+    return `${sheet.changed ? "Save" : "Confirm"} ${count ? `${count} finding${count > 1 ? "s" : ""}` : "none"}${onward}`;
+  }
   return sheet.findings.length ? `${sheet.changed ? "Save" : "Confirm"} ${short(sheet.findings[0].class)}${onward}` : "Choose a class";
 }
 
@@ -296,6 +303,13 @@ function classKey(name) {
     return;
   }
   now.sheet.keep();
+  if (several) {
+    const at = now.sheet.findings.findIndex((one) => one.class === name);
+    if (at < 0) now.sheet.findings.push({ class: name });
+    else now.sheet.findings.splice(at, 1);
+    changed("edited");
+    return;
+  }
   now.sheet.findings = [{ class: name }];
   if (now.clash) now.clash = null;
   answer();
@@ -306,7 +320,7 @@ function answer() {
   const { item, sheet } = now;
   // nobody answers for what was not on the screen
   if (stage.dataset.item !== item.id || waiting.has(now)) return;
-  if (!objects() && !sheet.findings.length) {
+  if (!objects() && !several && !sheet.findings.length) {
     toast("Choose a class: press its key.");
     return;
   }
@@ -536,7 +550,7 @@ const free = () => objects() && document.activeElement === document.body;
 
 addKeys([
   ...classes.slice(0, 10).map((name, k) => ({
-    keys: [String((k + 1) % 10)], says: objectWork ? `class ${name}` : `${name}${kind === "image" ? "" : ", next"}`, run: () => classKey(name),
+    keys: [String((k + 1) % 10)], says: objectWork ? `class ${name}` : several ? `${name}: there or not` : `${name}${kind === "image" ? "" : ", next"}`, run: () => classKey(name),
   })),
   { keys: ["/"], says: "find a class", run: () => part("filter").focus(), when: () => !part("filter").hidden },
   { keys: ["Enter", "s"], says: kind === "image" ? "save" : "confirm, next", run: answer },
@@ -550,7 +564,7 @@ addKeys([
   { keys: ["Tab"], says: "next object", run: () => step(1), when: free },
   { keys: ["Shift+Tab"], says: "object before", run: () => step(-1), when: free },
   { keys: ["x", "Delete", "Backspace"], says: "remove the object", run: remove, when: on },
-  { keys: ["q"], says: "nothing here: remove all", run: removeAll, when: on },
+  { keys: ["q"], says: "nothing here: remove all", run: removeAll, when: () => several || objects() },
   { keys: ARROWS, says: "move it, or the picture", run: (event) => move(event, false), repeats: true },
   { keys: ARROWS.map((key) => `Shift+${key}`), says: "change the size of the box", run: (event) => move(event, true), repeats: true },
   { keys: [","], says: "point before", run: () => editor.choosePoint(-1), when: on },

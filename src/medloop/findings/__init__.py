@@ -1,0 +1,1 @@
+"""Images that may hold none, one or several findings: in, judged, audited and compared."""
