@@ -92,7 +92,7 @@ class Remembered:
                     digest.update(str(column.tolist()).encode())
                 digest.update(np.ascontiguousarray(table.looked_at))
         for name, values in sorted((getattr(start, "state", None) or {}).items()):
-            digest.update(name.encode() + values.numpy().tobytes())
+            digest.update(name.encode() + np.asarray(values).tobytes())
         folder = self.folder / digest.hexdigest()[:16]
         if not (folder / "student.json").exists():
             self.student.fit(

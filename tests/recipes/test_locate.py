@@ -286,3 +286,10 @@ def test_rounds_that_are_not_asked_for():
     assert Locate(images="", rounds=3).rounds == 3
     stored = Locate(images="").model_dump(mode="json")
     assert Locate(**stored).model_dump(mode="json") == stored
+
+
+def test_a_detector_that_finds_nothing_ends_the_published_way_with_a_sentence(drawn, tmp_path):
+    blind = DETECTOR | {"min_steps": 1, "max_steps": 1, "least": 0.99}
+    config = settings(drawn[0], mode="faithful", detector_options=blind)
+    with pytest.raises(DataError, match="the detector found nothing in any image"):
+        run(tmp_path / "ws", config, note=silently)

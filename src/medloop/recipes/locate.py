@@ -340,6 +340,11 @@ def _faithful(bench: Bench, before: Proposal | None, number: int) -> Proposal:
     boxes = _drawn(before.labels)
     one = _single_class(bench, boxes, bench.detector)
     found = one.label(_unclassed(dataset.where(images=bench.shown.image)))
+    if len(found) == 0:
+        raise DataError(
+            "the detector found nothing in any image after it had learned the first boxes: give it "
+            "more steps (min_steps in detector_options), or a lower score to answer from (least)."
+        )
     boxes = _surest(found, bench.shown)
     detector = _curriculum(bench, boxes, bench.detector, number)
     seen_in = detector.label(dataset.where(images=bench.shown.image), progress=bench.progress)

@@ -29,6 +29,7 @@ from medloop.students.detector_work import (
 )
 from medloop.students.devices import choose_device, repeatable
 from medloop.students.lessons import lessons
+from medloop.students.student import Untaught
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Detector:
+class Detector(Untaught):
     """Settings of a detector, and its weights once it is fitted.
 
     Heat maps say where the centre of an object of each class is, and every place in the middle of
@@ -135,31 +136,6 @@ class Detector:
     def __post_init__(self) -> None:
         check_limits(self)
         need(self.name, "torch", "transformers")
-
-    def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
-        """Return itself: nothing is learned without labels here."""
-        return self
-
-    def remember(
-        self, dataset: Dataset, *, folder: Path | None = None, progress: Progress = silent
-    ) -> Self:
-        """Return itself: every fit varies the pixels anew, so nothing can be computed once."""
-        return self
-
-    def adapt(
-        self,
-        dataset: Dataset,
-        *,
-        seed: int,
-        folder: Path | None = None,
-        progress: Progress = silent,
-    ) -> Self:
-        """Return itself: it varies its images while it trains."""
-        return self
-
-    def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
-        """Return itself: nothing is chosen by cross-validation, which would cost many fits."""
-        return self
 
     def fit(
         self,

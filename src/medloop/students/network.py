@@ -23,6 +23,7 @@ from medloop.students.calibration import log_prior, softmax
 from medloop.students.devices import choose_bfloat16, choose_device, laid_out, repeatable
 from medloop.students.logistic import labels_of
 from medloop.students.network_limits import check_limits
+from medloop.students.student import Untaught
 from medloop.students.training import follow, parameter_groups, rate_share, weighted_targets
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _LR_RANDOM, _LR_PRETRAINED = 1e-3, 2e-4
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Network:
+class Network(Untaught):
     """Settings of a network, and its weights once it is fitted.
 
     Parameters
@@ -130,31 +131,6 @@ class Network:
     def __post_init__(self) -> None:
         check_limits(self)
         _need("torch", "transformers")
-
-    def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
-        """Return itself: nothing is learned without labels here (self-supervision would be)."""
-        return self
-
-    def remember(
-        self, dataset: Dataset, *, folder: Path | None = None, progress: Progress = silent
-    ) -> Self:
-        """Return itself: every fit varies the pixels anew, so nothing can be computed once."""
-        return self
-
-    def adapt(
-        self,
-        dataset: Dataset,
-        *,
-        seed: int,
-        folder: Path | None = None,
-        progress: Progress = silent,
-    ) -> Self:
-        """Return itself: it varies its images while it trains."""
-        return self
-
-    def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
-        """Return itself: nothing is chosen by cross-validation, which would cost many fits."""
-        return self
 
     def fit(
         self,

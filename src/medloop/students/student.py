@@ -90,3 +90,32 @@ class Student(Model, Protocol):
         ``weight`` is (m,), aligned with ``labels``; all ones where not given.
         """
         ...
+
+
+class Untaught:
+    """What students need not do before they are fitted that vary their images while they train."""
+
+    def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
+        """Return itself: nothing is learned without labels."""
+        return self
+
+    def remember(
+        self, dataset: Dataset, *, folder: Path | None = None, progress: Progress = silent
+    ) -> Self:
+        """Return itself: every fit varies the pixels anew, so nothing can be computed once."""
+        return self
+
+    def adapt(
+        self,
+        dataset: Dataset,
+        *,
+        seed: int,
+        folder: Path | None = None,
+        progress: Progress = silent,
+    ) -> Self:
+        """Return itself: it varies its images while it trains."""
+        return self
+
+    def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
+        """Return itself: nothing is chosen by cross-validation, which would cost many fits."""
+        return self

@@ -23,6 +23,7 @@ from medloop.students import detector_work as work
 from medloop.students.detector_limits import number, refuse, whole
 from medloop.students.devices import check_device, choose_device, repeatable
 from medloop.students.lessons import lessons
+from medloop.students.student import Untaught
 from medloop.students.student_file import read_student, write_student
 from medloop.students.ultralytics_data import write_lessons
 
@@ -47,7 +48,7 @@ _LEARNED = ("classes", "weights", "trained", "state")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class UltralyticsDetector:
+class UltralyticsDetector(Untaught):
     """Settings of a YOLO detector, and its weights once it is fitted.
 
     Ultralytics is under AGPL-3.0. Nothing in medloop installs it, and the sentence that says so is
@@ -156,31 +157,6 @@ class UltralyticsDetector:
             refuse(self, "max_steps", f"at least min_steps={self.min_steps}")
         check_device(self.device)
         need(self.name)
-
-    def prepare(self, dataset: Dataset, *, seed: int, progress: Progress = silent) -> Self:
-        """Return itself: nothing is learned without labels here."""
-        return self
-
-    def remember(
-        self, dataset: Dataset, *, folder: Path | None = None, progress: Progress = silent
-    ) -> Self:
-        """Return itself: every fit varies the pixels anew, so nothing can be computed once."""
-        return self
-
-    def adapt(
-        self,
-        dataset: Dataset,
-        *,
-        seed: int,
-        folder: Path | None = None,
-        progress: Progress = silent,
-    ) -> Self:
-        """Return itself: it varies its images while it trains."""
-        return self
-
-    def settle(self, dataset: Dataset, labels: Labels, *, seed: int) -> Self:
-        """Return itself: nothing is chosen by cross-validation, which would cost many fits."""
-        return self
 
     def fit(
         self,

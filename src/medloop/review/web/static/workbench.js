@@ -50,7 +50,7 @@ function fill() {
   fetching = (async () => {
     try {
       while (held.length < AHEAD && !finished) {
-        const { item } = await next();
+        const { item } = await inOrder(next);
         found();
         if (!item) finished = true;
         else held.push(entry(item));
@@ -67,10 +67,8 @@ function fill() {
 }
 
 function next() {
-  return inOrder(() => {
-    const holding = [now, ...held, ...waiting].filter(Boolean).map((one) => one.item.id);
-    return send("/api/next", { kind, holding }, lost);
-  });
+  const holding = [now, ...held, ...waiting].filter(Boolean).map((one) => one.item.id);
+  return send("/api/next", { kind, holding }, lost);
 }
 
 async function onward() {
@@ -429,7 +427,11 @@ async function back(way) {
     return;
   }
   try {
-    const { ids, certificate } = await inOrder(() => send(`/api/${way}`, {}, lost));
+    // nothing is fetched ahead in between: it would take the place that was just opened again
+    const { ids, certificate, place } = await inOrder(async () => {
+      const said = await send(`/api/${way}`, {}, lost);
+      return { ...said, place: way === "undo" && kind === "audit" ? (await next()).item : null };
+    });
     found();
     toast(way === "undo" ? "Taken back." : "Given again.");
     showClaim(certificate);
@@ -441,7 +443,8 @@ async function back(way) {
       if (same(now)) await onward();
       return;
     }
-    const item = await reopened(ids.at(-1));
+    const id = ids.at(-1);
+    const item = kind === "audit" ? place : id ? (await get(`/api/item/${id}`)).item : null;
     if (!item) return;
     const again = held.findIndex((one) => one.item.id === item.id);
     if (again >= 0) held.splice(again, 1);
@@ -454,12 +457,6 @@ async function back(way) {
   } catch (error) {
     toast(error.message, { bad: true });
   }
-}
-
-/** The image that undo opened again: in the audit its place, which comes next by itself. */
-async function reopened(id) {
-  if (kind !== "audit") return id ? (await get(`/api/item/${id}`)).item : null;
-  return (await next()).item;
 }
 
 async function leaveOut() {
