@@ -120,6 +120,52 @@ def zero_shot(
     run_recipe(workspace, resolve(ZeroShotRecipe, given, settings or [], config), as_json=as_json)
 
 
+@app.command("locate")
+def locate(
+    images: Images,
+    workspace: Folder,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV: file,label[,patient][,split]; folders name classes without one."),
+    ] = None,
+    classes: Classes = None,
+    background: Annotated[
+        str | None,
+        typer.Option(help="Classes that show nowhere, such as normal, comma-separated."),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="COCO: a few boxes of each class, which teach how to choose."),
+    ] = None,
+    proposals: Annotated[
+        str | None,
+        typer.Option(help="regions, which needs no weights, or sam (Segment Anything)."),
+    ] = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    student: Annotated[
+        str | None, typer.Option(help="Classifier that points: network or patches.")
+    ] = None,
+    mode: Mode = None,
+    config: Config = None,
+    settings: Settings = None,
+    allow_leak: AllowLeak = False,
+    as_json: Json = False,
+) -> None:
+    """Find boxes from classes of whole images (larynx: accuracy 82.60 to 83.15, F .626 to .704)."""
+    from medloop.cli.settings import resolve
+    from medloop.recipes.locate import Locate
+
+    given = {
+        **shared(images, classes, rounds, seed, student, mode, allow_leak),
+        "labels": absolute(labels),
+        "boxes": absolute(boxes),
+        "background": names(background),
+        "proposals": proposals,
+    }
+    run_recipe(workspace, resolve(Locate, given, settings or [], config), as_json=as_json)
+
+
 @app.command("landmarks")
 def landmarks(
     images: Images,
@@ -134,7 +180,11 @@ def landmarks(
     rounds: Rounds = None,
     seed: Seed = None,
     student: Annotated[
-        str | None, typer.Option(help="pose for keypoints, detector for boxes alone.")
+        str | None,
+        typer.Option(
+            help="pose for keypoints, detector for boxes alone; ultralytics_pose and ultralytics "
+            "are YOLO (AGPL-3.0, installed by you)."
+        ),
     ] = None,
     mode: Mode = None,
     config: Config = None,

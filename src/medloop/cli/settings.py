@@ -15,7 +15,6 @@ from medloop.errors import UsageError, did_you_mean
 Config = TypeVar("Config", bound=BaseModel)
 
 _PREFIX = "MEDLOOP_"
-_STUDENT = "student."
 
 
 def resolve(
@@ -34,7 +33,8 @@ def resolve(
     options : mapping
         Options of the command line; None where not given.
     settings : sequence of str
-        ``key=value`` for any field, and ``student.key=value`` for the student's own.
+        ``key=value`` for any field, and ``student.key=value`` for the student's own: for whatever
+        has a field of options, ``student_options``.
     file : Path, optional
         YAML.
     environment : mapping, optional
@@ -53,18 +53,18 @@ def resolve(
         if raw is not None:
             values[name] = _value(raw)
     values |= {name: value for name, value in options.items() if value is not None}
-    student = dict(values.get("student_options") or {})
     for setting in settings:
         key, equals, raw = setting.partition("=")
         if not equals:
             raise UsageError(f"--set takes KEY=VALUE, got {setting!r}.")
-        if key.startswith(_STUDENT):
-            student[key.removeprefix(_STUDENT)] = _value(raw)
+        whose, dot, own = key.partition(".")
+        options_of = f"{whose}_options"
+        if dot and options_of in known:
+            values[options_of] = {**(values.get(options_of) or {}), own: _value(raw)}
         elif key in known:
             values[key] = _value(raw)
         else:
             raise UsageError(f"unknown setting {key!r}.{did_you_mean(key, known)}")
-    values["student_options"] = student
     try:
         return kind(**values)
     except ValidationError as error:

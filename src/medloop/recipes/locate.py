@@ -68,6 +68,8 @@ Ints = NDArray[np.int64]
 
 #: Points a side of the grid that Segment Anything is asked at, by round.
 GRIDS = (6, 8, 10)
+#: Names of classes of which nothing shows, most likely.
+NOTHING = ("normal", "negative", "none", "nothing", "healthy", "background", "no finding")
 #: How boxes are chosen where nobody drew any: by the soft overlap with the peaks of the map.
 PEAKS = Choice(rule="soft_iou", power=2.0, quantile=0.8)
 
@@ -157,6 +159,12 @@ class Locate(Recipe):
         shown = known[~np.isin(known.class_id, background)]
         if len(shown) == 0:
             raise DataError("every image is of a background class: there is nothing to locate.")
+        for name in dataset.classes:
+            if not background and name.lower() in NOTHING and self._note is not None:
+                self._note(
+                    f"class {name!r} gets boxes like the others; say --background {name} if "
+                    "nothing shows in its images."
+                )
         detector = make_student(self.detector, self.detector_options)
         bench = Bench(
             config=self,
