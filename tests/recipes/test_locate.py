@@ -115,7 +115,7 @@ def test_the_page_shows_where(finished):
     assert "A person gave the class of 45 images" in page
     assert page.count(": activation</figcaption>") == 6 * 2  # six images, two rounds
     assert 'rect class="machine"' in page
-    assert ("had not learned from its image" in page) == (mode == "ours")
+    assert ("had learned a box of its image" in page) == (mode == "ours")
 
 
 def test_predictions_are_coco_results_with_a_probability_of_each_class(finished, tmp_path):

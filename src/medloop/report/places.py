@@ -19,7 +19,7 @@ from medloop.report.gallery import thumbnail
 from medloop.report.words import shortened
 from medloop.store.workspace import Workspace
 from medloop.students import load_student
-from medloop.students.localizer import Localizer, joined, maps_of, seen_in
+from medloop.students.localizer import Localizer, joined, pointed, seen_in
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -181,7 +181,7 @@ def _layers(student: Localizer, dataset: Dataset, chosen: Labels) -> dict[int, d
     part = dataset.where(images=chosen.image)
     class_of = dict(zip(chosen.image.tolist(), chosen.class_id.tolist(), strict=True))
     wanted = np.array([class_of[image] for image in part.id.tolist()], np.int64)
-    maps = maps_of(student.classifier, part, wanted, fine=student.fine)
+    maps = pointed(student.classifier, student.pointer, part, wanted, fine=student.fine)
     proposer = make_proposer(student.proposals, student.proposal_options)
     found = None if student.detector is None else student.detector.label(part)
     layers = {}

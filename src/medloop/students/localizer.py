@@ -343,14 +343,24 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def best_share(one: Floats, other: Floats, class_id: ArrayLike) -> float:
-    """Choose the weight of the detector by the likelihood of classes neither was fitted to."""
+    """Choose the weight of the detector by the likelihood of classes neither was fitted to.
+
+    The classifier alone decides unless the detector's help is larger than two standard errors of
+    it: boxes are what the detector is for, and a round is refused if classes suffer by it.
+
+    Examples
+    --------
+    >>> truth = np.arange(40) % 2
+    >>> unsure, right = np.full((40, 2), 0.5), np.where(np.eye(2)[truth] > 0, 0.9, 0.1)
+    >>> best_share(unsure, right, truth), best_share(right, unsure, truth)
+    (1.0, 0.0)
+    """
     truth = np.asarray(class_id, np.int64)
     rows = np.arange(len(truth))
-    fits = [
-        float(np.log(np.clip(fused(one, other, share)[rows, truth], 1e-9, 1)).mean())
-        for share in SHARES
-    ]
-    return SHARES[int(np.argmax(fits))]
+    fits = [np.log(np.clip(fused(one, other, share)[rows, truth], 1e-9, 1)) for share in SHARES]
+    best = int(np.argmax([fit.mean() for fit in fits]))
+    gain = fits[best] - fits[0]
+    return SHARES[best] if gain.mean() > 2 * gain.std() / np.sqrt(max(len(gain), 1)) else 0.0
 
 
 def best_boxes(found: Labels, dataset: Dataset, class_id: ArrayLike) -> tuple[Floats, Floats]:
