@@ -26,6 +26,7 @@ from medloop.objects.judges import Found, ObjectJudges, compare_found
 from medloop.objects.places import PlaceJudges, given_places
 from medloop.progress import Note, Progress, silent
 from medloop.recipes import ObjectRecipe, Recipe, recipe_of
+from medloop.recipes.landmarks import Landmarks
 from medloop.recipes.locate import Locate
 from medloop.recipes.zero_shot import several
 from medloop.rounds import load_judged, load_round, round_about
@@ -100,7 +101,7 @@ def _label(
         )
     pool = dataset.where(split="train")
     judges: Judges | ObjectJudges
-    if isinstance(config, ObjectRecipe):
+    if isinstance(config, Landmarks):
         judges = ObjectJudges(workspace, dataset, given, config)
     elif several(config):
         judges = FindingJudges(workspace, dataset, given, config)

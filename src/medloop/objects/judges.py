@@ -18,7 +18,6 @@ from medloop.loop import Round
 from medloop.objects.intake import skeleton_of
 from medloop.objects.sigmas import estimate_sigmas
 from medloop.recipes.landmarks import HeldOut, Landmarks, best_like, marks_of, right_of
-from medloop.recipes.recipe import ObjectRecipe
 from medloop.rounds import save_round
 from medloop.stats import bootstrap
 from medloop.store.workspace import Workspace
@@ -181,9 +180,8 @@ class ObjectJudges:
         workspace: Workspace,
         dataset: Dataset,
         given: Labels,
-        config: ObjectRecipe,
+        config: Landmarks,
     ) -> None:
-        assert isinstance(config, Landmarks)  # noqa: S101 - the only recipe of objects
         self.workspace, self.dataset = workspace, dataset
         self.pool = dataset.where(split="train")
         self.known = given.of(self.pool.id)
