@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landmarks import Remembered, Task, cells, faces
+from landmarks import Task, cells, faces
 from medloop.annotations import Skeleton
 from medloop.dataset import ArrayPixels, Dataset
 from medloop.detection import object_area
@@ -33,6 +33,7 @@ from medloop.overlap import iou
 from medloop.read.image import FolderPixels
 from medloop.recipes.landmarks import HeldOut, Landmarks, marks_of, right_of
 from medloop.students import make_student
+from remembered import Remembered
 
 Random = np.random.Generator
 Harm = Callable[[Labels, Random], Labels]

@@ -14,7 +14,6 @@ A fit that both modes have in common is done once where ``--cache`` names a fold
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -30,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medloop.run
-from medloop.dataset import Dataset
 from medloop.detection import recovery
 from medloop.labels import Labels
 from medloop.overlap import iou
 from medloop.recipes.landmarks import Landmarks
 from medloop.store.workspace import Workspace
-from medloop.students import load_student, make_student
+from medloop.students import make_student
+from remembered import Remembered
 
 Bools = NDArray[np.bool_]
 
@@ -58,47 +57,6 @@ class Task:
     document: dict[str, Any]
     student: str
     partly: frozenset[int]
-
-
-class Remembered:
-    """A student that is fitted once to the same labels, and kept in a folder."""
-
-    def __init__(self, student: Any, folder: Path) -> None:
-        self.student, self.folder = student, folder
-
-    def prepare(self, dataset: Dataset, **settings: Any) -> Remembered:
-        """Return itself."""
-        return self
-
-    remember = prepare
-
-    def fit(
-        self,
-        dataset: Dataset,
-        labels: Labels,
-        *,
-        weight: Any = None,
-        ignore: Labels | None = None,
-        seed: int,
-        start: Any = None,
-        progress: Any = None,
-    ) -> Any:
-        """Fit, or read back."""
-        digest = hashlib.sha256(repr((self.student, seed, dataset.file.tolist())).encode())
-        digest.update(np.asarray(np.ones(len(labels)) if weight is None else weight, float))
-        for table in (labels, ignore):
-            if table is not None and len(table):
-                for _, column in sorted(table.columns()):
-                    digest.update(str(column.tolist()).encode())
-                digest.update(np.ascontiguousarray(table.looked_at))
-        for name, values in sorted((getattr(start, "state", None) or {}).items()):
-            digest.update(name.encode() + np.asarray(values).tobytes())
-        folder = self.folder / digest.hexdigest()[:16]
-        if not (folder / "student.json").exists():
-            self.student.fit(
-                dataset, labels, weight=weight, ignore=ignore, seed=seed, start=start
-            ).save(folder)
-        return load_student(folder)
 
 
 def faces(data: Path) -> Task:

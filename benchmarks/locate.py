@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import sys
@@ -44,8 +43,9 @@ from medloop.metrics import precision_recall_f1
 from medloop.read.image import FolderPixels
 from medloop.recipes.locate import Locate
 from medloop.stats import nadeau_bengio
-from medloop.students import Student, load_student, make_student
+from medloop.students import make_student
 from medloop.students.localizer import best_boxes, maps_of
+from remembered import Remembered
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -98,22 +98,6 @@ class Task:
 def has_boxes(task: Task) -> NDArray[np.bool_]:
     """Tell which images have a true box."""
     return np.array([len(boxes) > 0 for boxes in task.truth])
-
-
-class Remembered:
-    """A student that is fitted once to the same labels, and kept in a folder."""
-
-    def __init__(self, student: Student, folder: Path) -> None:
-        self.student, self.folder = student, folder
-
-    def fit(self, dataset: Dataset, labels: Labels, *, seed: int) -> Any:
-        """Fit, or read back."""
-        names = [dataset.file[dataset.position(labels.image)].tolist(), labels.class_id.tolist()]
-        key = json.dumps([names, dataset.classes, seed, repr(self.student)])
-        folder = self.folder / hashlib.sha256(key.encode()).hexdigest()[:16]
-        if not (folder / "student.json").exists():
-            self.student.fit(dataset, labels, seed=seed).save(folder)
-        return load_student(folder)
 
 
 # -- data -----------------------------------------------------------------------------------

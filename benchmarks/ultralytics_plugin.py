@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 
 import landmarks
-from locate import Remembered, Task, busi_task, has_boxes, placed, recipe, row_of
+from locate import Task, busi_task, has_boxes, placed, recipe, row_of
 from medloop.localization import best_centre_box
 from medloop.loop import Round, closed_loop
 from medloop.students import make_student
 from medloop.students.localizer import best_boxes
 from medloop.students.pose import Pose
 from medloop.students.ultralytics_student import UltralyticsPose
+from remembered import Remembered
 
 BATCH = 16
 OWN = "medloop's detector"

@@ -351,15 +351,16 @@ def _accepted(workspace: Workspace, known: Truth) -> dict[str, Any] | None:
     truth = known.where(labels.image)
     if len(truth.image) == 0:
         return None
-    certificate = workspace.log.events("certificate", live=True)[-1].payload
     wrong = int((_class_of(labels, truth.image) != truth.class_id).sum())
+    return {"n": len(truth.image), "wrong": wrong, "certified": certified(workspace)}
+
+
+def certified(workspace: Workspace) -> dict[str, int]:
+    """Return how many labels the certificate covers, and how many of them it lets be wrong."""
+    certificate = workspace.log.events("certificate", live=True)[-1].payload
     # a bound of 3 / 26 times 26 may be 2.9999999999999996
     at_most = int(certificate["error_bound"] * certificate["labels"] + 1e-9)
-    return {
-        "n": len(truth.image),
-        "wrong": wrong,
-        "certified": {"labels": certificate["labels"], "at_most": at_most},
-    }
+    return {"labels": certificate["labels"], "at_most": at_most}
 
 
 def _splits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from medloop.stats import bootstrap, delong, holm, mcnemar
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 #: Points of a ROC curve that a report draws; more cannot be told apart.
 _CURVE = 200
@@ -89,18 +91,23 @@ def evaluate(judged: Judged, classes: tuple[str, ...], *, seed: int) -> dict[str
     return figures
 
 
-def compare(
-    before: Judged, after: Judged, classes: tuple[str, ...], *, seed: int
-) -> dict[str, Any]:
-    """Compare two students on the same images: DeLong a class with Holm, McNemar, bootstrap."""
+def compare_aucs(
+    questions: Mapping[str, tuple[Mask, Floats, Floats]], group: Ints
+) -> list[dict[str, Any]]:
+    """Compare the AUC of two scores for each question: DeLong by patient, corrected by Holm.
+
+    Parameters
+    ----------
+    questions : mapping of str to ((n,) bool, (n,) float, (n,) float)
+        Which images are positive, and the score before and after; by the name of a class.
+        One without positives or without negatives is left out.
+    group : (n,) int
+    """
     rows: list[dict[str, Any]] = []
-    for k, name in enumerate(classes):
-        if len(classes) == 2 and k == 0:
-            continue  # the AUC of one of two classes is that of the other
-        positive = before.truth == k
+    for name, (positive, before, after) in questions.items():
         if not positive.any() or positive.all():
             continue
-        tested = delong(positive, before.probs[:, k], after.probs[:, k], group=before.group)
+        tested = delong(positive, before, after, group=group)
         rows.append(
             {
                 "class": name,
@@ -114,6 +121,22 @@ def compare(
     if rows and all(row["p"] is not None for row in rows):
         for row, p in zip(rows, holm([row["p"] for row in rows]).tolist(), strict=True):
             row["p_holm"] = p
+    return rows
+
+
+def compare(
+    before: Judged, after: Judged, classes: tuple[str, ...], *, seed: int
+) -> dict[str, Any]:
+    """Compare two students on the same images: DeLong a class with Holm, McNemar, bootstrap."""
+    rows = compare_aucs(
+        {
+            name: (before.truth == k, before.probs[:, k], after.probs[:, k])
+            # the AUC of one of two classes is that of the other
+            for k, name in enumerate(classes)
+            if not (len(classes) == 2 and k == 0)
+        },
+        before.group,
+    )
     drawn = bootstrap(
         lambda t, a, b: weighted_auc(t, b) - weighted_auc(t, a),
         before.truth,

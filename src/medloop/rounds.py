@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 J = TypeVar("J", bound="DataclassInstance")
 
 _CHAINS = "chains.safetensors"
+_WEIGHTS = "student/weights.safetensors"
 _JUDGED = "judged.safetensors"
 
 
@@ -53,7 +54,7 @@ def save_round(
     write_atomic(folder / _JUDGED, save(arrays))
     write_json(folder / "round.json", about)
     return {
-        "student_sha256": weights_sha256(folder / "student"),
+        "student_sha256": weights_sha256(folder / _WEIGHTS),
         "chains_sha256": sha256_of(folder / _CHAINS),
     }
 
@@ -69,11 +70,11 @@ def load_round(workspace: Workspace, number: int, hashes: dict[str, Any]) -> Rou
     from safetensors.numpy import load
 
     folder = workspace.round_folder(number)
-    chains, weights = folder / _CHAINS, folder / "student" / "weights.safetensors"
-    for path, key in ((chains, "chains_sha256"), (weights, "student_sha256")):
-        there = path.exists()
-        digest = there and (weights_sha256(path.parent) if path == weights else sha256_of(path))
-        if digest != hashes[key]:
+    for path, key, digest in (
+        (folder / _CHAINS, "chains_sha256", sha256_of),
+        (folder / _WEIGHTS, "student_sha256", weights_sha256),
+    ):
+        if not path.exists() or digest(path) != hashes[key]:
             remedy = (
                 f"run: medloop rollback {workspace.folder} --to-round {number - 1}"
                 if number
@@ -90,9 +91,9 @@ def load_round(workspace: Workspace, number: int, hashes: dict[str, Any]) -> Rou
     return Round(number, proposals, about["flipped"], _verdict(about["verdict"]))
 
 
-def weights_sha256(folder: Path) -> str:
-    """Hash the weights of a student: of one file as they are, of several by their hashes."""
-    found = [sha256_of(path) for path in sorted(folder.rglob("*.safetensors"))]
+def weights_sha256(weights: Path) -> str:
+    """Hash the weights of a student, by its own file and those of the parts it is made of."""
+    found = [sha256_of(path) for path in sorted(weights.parent.rglob("*.safetensors"))]
     if len(found) == 1:
         return found[0]
     return hashlib.sha256("".join(found).encode()).hexdigest()

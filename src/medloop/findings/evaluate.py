@@ -222,20 +222,15 @@ def _person(workspace: Workspace, known: FindingTruth) -> dict[str, int]:
 def _accepted(workspace: Workspace, known: FindingTruth) -> dict[str, Any] | None:
     """Count the errors among the images that a certificate vouches for."""
     from medloop.audit import accepted_images
+    from medloop.evaluate import certified
 
     labels = accepted_images(workspace)
     truth = known.where(labels.looked_at)
     if len(truth.image) == 0:
         return None
-    certificate = workspace.log.events("certificate", live=True)[-1].payload
     said = present(labels, truth.image, truth.there.shape[1]) > 0.5
-    # a bound of 3 / 26 times 26 may be 2.9999999999999996
-    at_most = int(certificate["error_bound"] * certificate["labels"] + 1e-9)
-    return {
-        "n": len(truth.image),
-        "wrong": int((said != truth.there).any(axis=1).sum()),
-        "certified": {"labels": certificate["labels"], "at_most": at_most},
-    }
+    wrong = int((said != truth.there).any(axis=1).sum())
+    return {"n": len(truth.image), "wrong": wrong, "certified": certified(workspace)}
 
 
 def _sentences(result: dict[str, Any]) -> list[str]:

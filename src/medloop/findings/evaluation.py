@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
-from medloop.evaluation import curve_of, finite, number
+from medloop.evaluation import compare_aucs, curve_of, finite, number
 from medloop.gate import LEAST_GROUPS, LEAST_OF_A_CLASS, Gate, Verdict
 from medloop.labels import Labels
 from medloop.metrics import auc, calibration_error
 from medloop.presence import present
-from medloop.stats import bootstrap, delong, holm
+from medloop.stats import bootstrap, delong
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -119,28 +119,15 @@ def compare_findings(
     before: JudgedFindings, after: JudgedFindings, classes: tuple[str, ...], *, seed: int
 ) -> dict[str, Any]:
     """Compare two students on the same images: DeLong a finding with Holm, and the mean AUC."""
-    rows: list[dict[str, Any]] = []
-    for k, name in enumerate(classes):
-        positive = before.truth[:, k] == 1
-        if not positive.any() or positive.all():
-            continue
-        tested = delong(positive, before.probs[:, k], after.probs[:, k], group=before.group)
-        rows.append(
-            {
-                "class": name,
-                "before": tested.aucs[0],
-                "after": tested.aucs[1],
-                "difference": tested.difference,
-                "interval": finite(tested.interval),
-                "p": number(tested.p),
-            }
-        )
-    if rows and all(row["p"] is not None for row in rows):
-        for row, p in zip(rows, holm([row["p"] for row in rows]).tolist(), strict=True):
-            row["p_holm"] = p
-    drawn = bootstrap(
-        _gained, before.truth == 1, before.probs, after.probs, group=before.group, seed=seed
+    there = before.truth == 1
+    rows = compare_aucs(
+        {
+            name: (there[:, k], before.probs[:, k], after.probs[:, k])
+            for k, name in enumerate(classes)
+        },
+        before.group,
     )
+    drawn = bootstrap(_gained, there, before.probs, after.probs, group=before.group, seed=seed)
     return {
         "delong": rows,
         "mean_auc_difference": number(drawn.estimate),

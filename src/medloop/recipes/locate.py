@@ -293,10 +293,13 @@ class Bench:
         class_of[self.dataset.position(self.known.image)] = self.known.class_id
         return group_folds(class_of, self.dataset.group, folds=2, seed=self.config.seed)
 
-    def sight(self) -> Sight:
-        """Fit the classifiers and look at every image; the same in every round."""
+    def sight(self, had: Localizer | None = None) -> Sight:
+        """Fit the classifiers and look at every image; the same in every round.
+
+        ``had`` is the student of a round that was read back: its classifiers need no new fit.
+        """
         if not self._sights:
-            self._sights.append(_look(self))
+            self._sights.append(_look(self, had))
         return self._sights[0]
 
 
@@ -408,13 +411,13 @@ def _curriculum(bench: Bench, boxes: Labels, detector: Any, number: int) -> Any:
 def _ours(bench: Bench, before: Proposal | None, number: int) -> Proposal:
     """Choose boxes out of fold, by classifier and detector together."""
     config, dataset = bench.config, bench.dataset
-    sight, order = bench.sight(), bench.dataset.position(bench.known.image)
+    had: Any = None if before is None else before.student
+    sight, order = bench.sight(had), bench.dataset.position(bench.known.image)
     if before is None:
         choice = _choice(bench, sight)
         boxes = _placed(bench, sight, choice, 0, None)
         student = bench.localizer(sight.classifier, choice, 0, pointer=sight.pointer)
         return Proposal(student, boxes.with_(probs=sight.probs[order]), kept=0)
-    had: Localizer = before.student  # type: ignore[assignment]
     half = bench.half()
     found, opinions = [], np.zeros((len(dataset), len(dataset.classes)))
     for own in (0, 1):
@@ -444,7 +447,7 @@ def _ours(bench: Bench, before: Proposal | None, number: int) -> Proposal:
     return Proposal(student, boxes.with_(probs=fused(probs, opinions, share)), kept=len(lessons))
 
 
-def _look(bench: Bench) -> Sight:
+def _look(bench: Bench, had: Localizer | None) -> Sight:
     """Classify out of fold, and point by a classifier of all images.
 
     A map answers no question that it was taught the answer of: its classifier learned the image's
@@ -461,9 +464,9 @@ def _look(bench: Bench) -> Sight:
                 "that has not learned from them knows the class, and none can judge them."
             )
         probs[half == own] = bench.student.fit(dataset, others, seed=seed).label(mine).probs
-    classifier = bench.student.fit(dataset, known, seed=seed)
-    pointer = None
-    if bench.background and len(dataset.classes) > len(bench.background) + 1:
+    classifier = bench.student.fit(dataset, known, seed=seed) if had is None else had.classifier
+    pointer = None if had is None else had.pointer
+    if had is None and bench.background and len(dataset.classes) > len(bench.background) + 1:
         shows = (~np.isin(known.class_id, bench.background)).astype(np.int64)
         pointer = bench.student.fit(somewhere(dataset), known.with_(class_id=shows), seed=seed)
     part = dataset.where(images=known.image)

@@ -16,20 +16,16 @@ from medloop.errors import DataError, UsageError
 from medloop.labels import Labels
 from medloop.progress import Progress, silent
 from medloop.students import detector_file
+from medloop.students.box_finder import BoxFinder
 from medloop.students.detector_limits import check_limits, need
 from medloop.students.detector_work import (
-    AS_IT_IS,
     CONTINUED,
-    VIEWS,
     Views,
     learn_boxes,
-    moved_by,
     see_boxes,
-    single,
 )
 from medloop.students.devices import choose_device, repeatable
 from medloop.students.lessons import lessons
-from medloop.students.student import Untaught
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Detector(Untaught):
+class Detector(BoxFinder):
     """Settings of a detector, and its weights once it is fitted.
 
     Heat maps say where the centre of an object of each class is, and every place in the middle of
@@ -201,56 +197,6 @@ class Detector(Untaught):
             temperature=1.0,  # one that was fitted to other weights says nothing of these
             state={f"boxes.{name}": values for name, values in state.items()},
         )
-
-    def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
-        """Find objects in every image.
-
-        Returns
-        -------
-        Labels
-            From the highest score down within an image; ``looked_at`` holds every image. With two
-            classes or more ``probs`` (m, K) is their heat at the centre as shares of 1.
-
-        Raises
-        ------
-        UsageError
-            The detector is not fitted.
-        DataError
-            The data set has other classes.
-        """
-        return self._seen(dataset, AS_IT_IS, progress)[0]
-
-    def spread(
-        self, dataset: Dataset, labels: Labels, *, progress: Progress = silent
-    ) -> NDArray[np.float64]:
-        """Measure how far boxes move when the image is mirrored, shrunk and enlarged.
-
-        Parameters
-        ----------
-        dataset : Dataset
-        labels : Labels
-            (m,) rows with boxes, such as ``label`` returns.
-
-        Returns
-        -------
-        (m,) float
-            Mean distance of the corners from those found in each view, over the square root of
-            the box's area; 1 for a view in which nothing overlaps the box.
-
-        Raises
-        ------
-        UsageError, DataError
-            As :meth:`label`; or the labels have no boxes.
-        """
-        if labels.box is None:
-            raise DataError("the spread of boxes needs labels with boxes.")
-        here = dataset.where(images=labels.image)
-        views = self._seen(here, VIEWS, progress)
-        return single(np.mean([moved_by(labels, view) for view in views], axis=0))
-
-    def with_temperature(self, temperature: float) -> Self:
-        """Return the same student with another temperature."""
-        return replace(self, temperature=temperature)
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``student.json``; loading them needs no hub.

@@ -20,10 +20,10 @@ from medloop.labels import Labels
 from medloop.overlap import area, iou
 from medloop.progress import Progress, silent
 from medloop.students import detector_work as work
+from medloop.students.box_finder import BoxFinder
 from medloop.students.detector_limits import number, refuse, whole
 from medloop.students.devices import check_device, choose_device, repeatable
 from medloop.students.lessons import lessons
-from medloop.students.student import Untaught
 from medloop.students.student_file import read_student, write_student
 from medloop.students.ultralytics_data import write_lessons
 
@@ -48,7 +48,7 @@ _LEARNED = ("classes", "weights", "trained", "state")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class UltralyticsDetector(Untaught):
+class UltralyticsDetector(BoxFinder):
     """Settings of a YOLO detector, and its weights once it is fitted.
 
     Ultralytics is under AGPL-3.0. Nothing in medloop installs it, and the sentence that says so is
@@ -249,53 +249,6 @@ class UltralyticsDetector(Untaught):
             temperature=1.0,  # one that was fitted to other weights says nothing of these
             state=state,
         )
-
-    def label(self, dataset: Dataset, *, progress: Progress = silent) -> Labels:
-        """Find objects in every image.
-
-        Returns
-        -------
-        Labels
-            From the highest score down within an image; ``looked_at`` holds every image. With two
-            classes or more ``probs`` (m, K) is the score of each as a share of 1.
-
-        Raises
-        ------
-        UsageError
-            The student is not fitted.
-        DataError
-            The data set has other classes.
-        """
-        return self._seen(dataset, work.AS_IT_IS, progress)[0]
-
-    def spread(self, dataset: Dataset, labels: Labels, *, progress: Progress = silent) -> Floats:
-        """Measure how far objects move when the image is mirrored, shrunk and enlarged.
-
-        Parameters
-        ----------
-        dataset : Dataset
-        labels : Labels
-            (m,) rows with boxes, such as ``label`` returns.
-
-        Returns
-        -------
-        (m,) float
-            Mean distance of the corners from those found in each view, over the square root of
-            the box's area; 1 for a view in which nothing overlaps the box.
-
-        Raises
-        ------
-        UsageError, DataError
-            As :meth:`label`; or the labels have no boxes.
-        """
-        if labels.box is None:
-            raise DataError("the spread of boxes needs labels with boxes.")
-        views = self._seen(dataset.where(images=labels.image), work.VIEWS, progress)
-        return work.single(np.mean([work.moved_by(labels, view) for view in views], axis=0))
-
-    def with_temperature(self, temperature: float) -> Self:
-        """Return the same student with another temperature."""
-        return replace(self, temperature=temperature)
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``student.json``.
