@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medloop.metrics import auc
+from medloop.roc import auc
 from medloop.stats import delong
 
 

@@ -25,11 +25,11 @@ from medloop.dataset import Dataset
 from medloop.experiment_report import markdown
 from medloop.experiments import run_grid
 from medloop.labels import HUMAN, Labels
-from medloop.metrics import auc
 from medloop.prepare.border import CroppedPixels
 from medloop.prepare.degrade import KINDS
 from medloop.read.image import FolderPixels
 from medloop.recipes.endoscopy import BAD, GOOD, SpoiltPixels
+from medloop.roc import auc
 from medloop.students import make_student
 
 SIDE = 160

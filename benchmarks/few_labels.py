@@ -27,11 +27,11 @@ from medloop.evaluation import Judged, judge
 from medloop.gate import Gate, Verdict, do_no_harm
 from medloop.labels import HUMAN, Labels
 from medloop.loop import Round, closed_loop
-from medloop.metrics import auc_per_class, weighted_auc
 from medloop.prepare.split import group_folds
 from medloop.read.image import FolderPixels
 from medloop.read.listing import list_images
 from medloop.recipes.few_labels import FewLabels
+from medloop.roc import auc_per_class, weighted_auc
 from medloop.stats import delong, nadeau_bengio
 from medloop.students import Student, make_student
 

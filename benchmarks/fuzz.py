@@ -200,9 +200,9 @@ def mutated_file(name: str, data: bytes, random: np.random.Generator) -> bytes:
         return gzip.compress(mutated(gzip.decompress(data), random), 1, mtime=0)
     deflated = data.find(b"1.2.840.10008.1.2.1.99", 0, 1000)
     if deflated > 0 and random.random() < 0.8:
-        from medloop.read.dicom import _transfer_syntax
+        from medloop.read.dicom import transfer_syntax
 
-        _, end = _transfer_syntax(io.BytesIO(data))
+        _, end = transfer_syntax(io.BytesIO(data))
         inside = mutated(zlib.decompressobj(-15).decompress(data[end:]), random)
         packer = zlib.compressobj(1, zlib.DEFLATED, -15)
         return data[:end] + packer.compress(inside) + packer.flush()

@@ -7,14 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from medloop import metrics
+from medloop import metrics, roc
 from medloop.errors import DataError, UsageError
-
-
-def binary(seed, n=200, decimals=1):
-    rng = np.random.default_rng(seed)
-    positive = rng.random(n) < 0.3
-    return positive, np.round(rng.normal(size=n) + positive, decimals)
 
 
 def multiclass(seed, n=300, k=4):
@@ -23,126 +17,6 @@ def multiclass(seed, n=300, k=4):
     logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[truth]
     probs = np.exp(logits)
     return truth, probs / probs.sum(1, keepdims=True)
-
-
-questions = st.lists(st.tuples(st.booleans(), st.integers(-20, 20)), min_size=1, max_size=40).map(
-    lambda rows: (np.array([p for p, _ in rows]), np.array([s for _, s in rows]))
-)
-
-
-# -- one question, one score
-
-
-@pytest.mark.parametrize("decimals", [0, 1, 12])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_auc_equals_scikit_learn(decimals, dtype):
-    positive, score = binary(3, decimals=decimals)
-    score = score.astype(dtype)
-    assert metrics.auc(positive, score) == pytest.approx(
-        reference.roc_auc_score(positive, score), abs=1e-14
-    )
-
-
-@given(questions)
-def test_placement_counts_equal_brute_force(question):
-    positive, score = question
-    expected = [
-        sum(
-            2 * ((s > t) if p else (s < t)) + (s == t)
-            for q, t in zip(positive, score, strict=True)
-            if q != p
-        )
-        for p, s in zip(positive, score, strict=True)
-    ]
-    assert metrics.placement_counts(positive, score).tolist() == expected
-
-
-@given(questions)
-def test_auc_is_invariant_under_monotone_transforms_and_order(question):
-    positive, score = question
-    value = metrics.auc(positive, score)
-    order = np.random.default_rng(0).permutation(len(score))
-    for other in (np.exp(score / 10), score**3 + 7.0, score.astype(np.float32)):
-        np.testing.assert_equal(metrics.auc(positive, other), value)
-    np.testing.assert_equal(metrics.auc(positive[order], score[order]), value)
-
-
-@given(questions)
-def test_auc_turns_over_with_the_score_and_with_the_classes(question):
-    positive, score = question
-    value = metrics.auc(positive, score)
-    np.testing.assert_allclose(metrics.auc(positive, -score), 1 - value, atol=1e-15)
-    np.testing.assert_allclose(metrics.auc(~positive, score), 1 - value, atol=1e-15)
-
-
-def test_auc_at_the_edges():
-    assert metrics.auc([0, 0, 1], [1, 2, 3]) == 1.0
-    assert metrics.auc([0, 0, 1], [3, 2, 1]) == 0.0
-    assert metrics.auc([0, 1, 0, 1, 1], [7] * 5) == 0.5
-    assert metrics.auc([0, 1], [-np.inf, np.inf]) == 1.0
-    assert metrics.auc([0, 1], [-0.0, 0.0]) == 0.5
-    assert math.isnan(metrics.auc([1, 1], [1, 2]))
-    assert math.isnan(metrics.auc([0], [1]))
-
-
-@pytest.mark.parametrize("decimals", [1, 12])
-def test_roc_curve_equals_scikit_learn(decimals):
-    positive, score = binary(4, decimals=decimals)
-    for ours, theirs in zip(
-        metrics.roc_curve(positive, score),
-        reference.roc_curve(positive, score, drop_intermediate=False),
-        strict=True,
-    ):
-        np.testing.assert_allclose(ours, theirs)
-
-
-@given(questions)
-def test_area_under_the_roc_curve_is_the_auc(question):
-    positive, score = question
-    curve = metrics.roc_curve(positive, score)
-    area = np.trapezoid(curve.tpr, curve.fpr)
-    np.testing.assert_allclose(area, metrics.auc(positive, score), atol=1e-12)
-
-
-def test_roc_curve_of_one_class_is_nan_on_the_other_axis():
-    curve = metrics.roc_curve([1, 1], [0.2, 0.4])
-    assert np.isnan(curve.fpr).all()
-    assert curve.tpr.tolist() == [0.0, 0.5, 1.0]
-
-
-# -- classes
-
-
-def test_auc_per_class_and_weighted_auc_equal_scikit_learn():
-    truth, probs = multiclass(5)
-    expected = [reference.roc_auc_score(truth == k, probs[:, k]) for k in range(4)]
-    np.testing.assert_allclose(metrics.auc_per_class(truth, probs), expected, atol=1e-14)
-    assert metrics.weighted_auc(truth, probs) == pytest.approx(
-        reference.roc_auc_score(truth, probs, multi_class="ovr", average="weighted"), abs=1e-14
-    )
-
-
-def test_weighted_auc_of_two_classes_is_the_auc():
-    truth, probs = multiclass(6, k=2)
-    expected = metrics.auc(truth, probs[:, 1])
-    assert metrics.auc_per_class(truth, probs).tolist() == [expected, expected]
-    assert metrics.weighted_auc(truth, probs) == pytest.approx(expected, abs=1e-15)
-
-
-def test_an_absent_class_has_no_auc_and_no_weight():
-    truth, probs = multiclass(7)
-    kept = truth != 2
-    aucs = metrics.auc_per_class(truth[kept], probs[kept])
-    assert np.isnan(aucs).tolist() == [False, False, True, False]
-    expected = np.average(aucs[[0, 1, 3]], weights=np.bincount(truth[kept])[[0, 1, 3]])
-    assert metrics.weighted_auc(truth[kept], probs[kept]) == pytest.approx(expected)
-
-
-def test_a_class_alone_has_no_auc():
-    truth, probs = multiclass(8)
-    alone = truth == 1
-    assert np.isnan(metrics.auc_per_class(truth[alone], probs[alone])).all()
-    assert math.isnan(metrics.weighted_auc(truth[alone], probs[alone]))
 
 
 @pytest.mark.parametrize("n_classes", [4, 6])  # 6: two classes that nobody has
@@ -257,7 +131,7 @@ def test_summary_agrees_with_the_functions_and_is_json():
     result = metrics.summary(truth[kept], probs[kept], list("abcd"))
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["n"] == kept.sum()
-    assert result["weighted_auc"] == metrics.weighted_auc(truth[kept], probs[kept])
+    assert result["weighted_auc"] == roc.weighted_auc(truth[kept], probs[kept])
     assert result["calibration_error"] == metrics.calibration_error(truth[kept], probs[kept])
     assert [row["class"] for row in result["per_class"]] == list("abcd")
     assert result["per_class"][3]["auc"] is None
@@ -276,18 +150,18 @@ def test_summary_of_one_case_is_json():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.auc([0, 1], [1.0]), "score must have shape (2,) like positive, got (1,)."),
-        (lambda: metrics.auc([0, 2], [1, 2]), "positive must hold 0 or 1, got 2 at index 1."),
-        (lambda: metrics.auc([], []), "positive must have shape (n,) with n >= 1, got (0,)."),
+        (lambda: roc.auc([0, 1], [1.0]), "score must have shape (2,) like positive, got (1,)."),
+        (lambda: roc.auc([0, 2], [1, 2]), "positive must hold 0 or 1, got 2 at index 1."),
+        (lambda: roc.auc([], []), "positive must have shape (n,) with n >= 1, got (0,)."),
         (
-            lambda: metrics.auc([0, 1, 1], [1.0, 2.0, math.nan]),
+            lambda: roc.auc([0, 1, 1], [1.0, 2.0, math.nan]),
             "score must hold numbers, got nan at index 2.",
         ),
         (
-            lambda: metrics.roc_curve([0, 1], [math.nan, 1.0]),
+            lambda: roc.roc_curve([0, 1], [math.nan, 1.0]),
             "score must hold numbers, got nan at index 0.",
         ),
-        (lambda: metrics.auc([0, 1], ["a", "b"]), "score must hold numbers, got <U1."),
+        (lambda: roc.auc([0, 1], ["a", "b"]), "score must hold numbers, got <U1."),
         (
             lambda: metrics.brier(np.zeros(120, int), np.full((119, 2), 0.5)),
             "probs must have shape (n, K) with n=120 and K >= 2, got (119, 2).",

@@ -229,3 +229,18 @@ def usable(pixels: NDArray[Any], name: str) -> NDArray[Any]:
                 f"below {_LARGEST:g}."
             )
     return pixels
+
+
+def plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers of the types that the rest of the package knows, without losing a digit."""
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    if values.dtype == np.float32 or (values.dtype.kind in "iu" and values.dtype.itemsize <= 2):
+        return values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # inf is refused later, by name
+        single = values.astype(np.float32)
+        if values.dtype.kind == "f":
+            exact = np.array_equal(single.astype(values.dtype), values, equal_nan=True)
+            return single if exact else values.astype(np.float64, copy=False)
+        return single if np.array_equal(single, values) else values.astype(np.float64)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from medloop.dataset import Dataset
 from medloop.errors import DataError
 from medloop.labels import Labels
-from medloop.metrics import roc_curve, summary, weighted_auc
+from medloop.metrics import summary
+from medloop.roc import roc_curve, weighted_auc
 from medloop.stats import bootstrap, delong, holm, mcnemar
 
 Floats = NDArray[np.float64]

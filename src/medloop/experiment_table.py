@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.experiment_grid import Grid, Plan
-from medloop.metrics import roc_curve, summary, weighted_auc
+from medloop.metrics import summary
+from medloop.roc import roc_curve, weighted_auc
 from medloop.stats import bootstrap
 
 Floats = NDArray[np.float64]

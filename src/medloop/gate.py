@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.errors import UsageError
-from medloop.metrics import weighted_auc
+from medloop.roc import weighted_auc
 from medloop.stats import bootstrap, delong, non_inferiority
 
 Floats = NDArray[np.float64]

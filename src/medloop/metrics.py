@@ -1,9 +1,9 @@
-"""How good scores, probabilities and predicted classes are, as pure functions of arrays.
+"""How good probabilities and predicted classes are, as pure functions of arrays.
 
 Arrays come first: `truth (n,)` and `predicted (n,)` hold class indices 0..K-1, `probs (n, K)` a
-probability per class, `positive (n,)` and `score (n,)` one yes/no question. What is undefined,
-such as the AUC of a class that nobody has, is nan and never a warning. All arrays must hold at
-least one case; what cannot be used raises `DataError` with both sides.
+probability per class. What is undefined, such as the recall of a class that nobody has, is nan and
+never a warning. All arrays must hold at least one case; what cannot be used raises `DataError`
+with both sides. Areas under curves are in :mod:`medloop.roc`.
 """
 
 from __future__ import annotations
@@ -11,56 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medloop.checks import class_indices, same_length, truth_and_probs
 from medloop.errors import DataError, UsageError
+from medloop.roc import auc_per_class, weighted_auc
 
-__all__ = [
-    "ClassScores",
-    "Reliability",
-    "RocCurve",
-    "accuracy",
-    "auc",
-    "auc_per_class",
-    "balanced_accuracy",
-    "brier",
-    "calibration_error",
-    "confusion_matrix",
-    "negative_log_likelihood",
-    "placement_counts",
-    "precision_recall_f1",
-    "reliability",
-    "roc_curve",
-    "summary",
-    "weighted_auc",
-    "zero_one",
-]
-
-_Floats = NDArray[np.float64]
-_Ints = NDArray[np.int64]
-
-ROW_SUM_TOLERANCE = 1e-3  # what half-precision softmax leaves behind
-
-
-class RocCurve(NamedTuple):
-    """Points of a ROC curve, from (0, 0) to (1, 1): three arrays of one length."""
-
-    fpr: _Floats
-    tpr: _Floats
-    thresholds: _Floats
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
     """Precision, recall and F1 of each class (K,), how many cases it has, and the plain means."""
 
-    precision: _Floats
-    recall: _Floats
-    f1: _Floats
-    support: _Ints
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    support: Ints
     macro_precision: float
     macro_recall: float
     macro_f1: float
@@ -70,208 +41,12 @@ class ClassScores:
 class Reliability:
     """Points of a reliability diagram (B,): mean confidence, share correct, cases in the bin."""
 
-    confidence: _Floats
-    accuracy: _Floats
-    count: _Ints
+    confidence: Floats
+    accuracy: Floats
+    count: Ints
 
 
-# -- one question, one score ----------------------------------------------------------------------
-
-
-def placement_counts(
-    positive: ArrayLike, score: ArrayLike, *, name: str = "score"
-) -> NDArray[np.signedinteger[Any]]:
-    """Count, for each case, the cases of the other class that stand on the right side of it.
-
-    Twice that count, so that a tie (worth one half) stays an integer and everything built on it
-    is exact. For a positive: 2 * (negatives with a lower score) + (negatives with the same score).
-    For a negative: 2 * (positives with a higher score) + (positives with the same score). Divided
-    by twice the size of the other class these are DeLong's structural components V10 and V01.
-    One argsort, after Sun & Xu 2014, "Fast implementation of DeLong's algorithm".
-
-    Parameters
-    ----------
-    positive : (n,) bool or 0/1
-    score : (n,) numbers, higher means more likely positive; may be infinite, not nan
-    name : what error messages call the score
-
-    Returns
-    -------
-    (n,) integers, in the order of the input
-
-    Raises
-    ------
-    DataError
-        The lengths differ, `positive` is not 0/1, or a score is nan.
-
-    Examples
-    --------
-    >>> placement_counts([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8]).tolist()
-    [4, 3, 3, 4]
-    """
-    positive, score = _question(positive, score, name)
-    n = score.size
-    dtype: type[np.signedinteger[Any]] = np.int32 if n < 2**29 else np.int64
-    order = np.argsort(score)
-    ranked = score.take(order)
-    if ranked[-1] != ranked[-1]:  # nan sorts last
-        _refuse_nan(name, score)
-    negative = positive.take(order)
-    np.logical_not(negative, out=negative)
-    below: NDArray[Any] = np.cumsum(negative, dtype=dtype)
-    n_positive = n - int(below[-1])
-    # A run of equal scores covers start..stop in the ranking. Wanted: twice the negatives below
-    # its middle, and for its own negatives what turns that into twice the positives above.
-    # In place, because fresh pages cost as much here as the arithmetic.
-    turn: NDArray[Any]
-    last_of_run = ranked[1:] != ranked[:-1]
-    if last_of_run.all():
-        below *= 2
-        below -= negative
-        turn = np.arange(2 * n_positive - 1, 2 * n_positive - 1 - 2 * n, -2, dtype=dtype)
-    else:
-        stop = np.append(np.flatnonzero(last_of_run) + 1, n).astype(dtype)
-        start = np.append(np.zeros(1, dtype), stop[:-1])
-        through = np.append(np.zeros(1, dtype), below)
-        below = np.repeat(through[start] + through[stop], stop - start)
-        turn = np.repeat(2 * n_positive - (start + stop), stop - start)
-    turn *= negative
-    below += turn
-    counts: NDArray[Any] = np.empty(n, dtype)
-    counts[order] = below
-    return counts
-
-
-def auc(positive: ArrayLike, score: ArrayLike) -> float:
-    """Area under the ROC curve: P(a positive scores above a negative), ties counting one half.
-
-    By midranks (Mann & Whitney 1947; Sun & Xu 2014), in O(n log n). nan when one class is empty.
-
-    Parameters
-    ----------
-    positive : (n,) bool or 0/1
-    score : (n,) numbers, higher means more likely positive
-
-    Raises
-    ------
-    DataError
-        The lengths differ, `positive` is not 0/1, or a score is nan.
-
-    Examples
-    --------
-    >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
-    0.75
-    """
-    positive, score = _question(positive, score)
-    n_positive = int(np.count_nonzero(positive))
-    n_negative = positive.size - n_positive
-    counts = placement_counts(positive, score)
-    if n_positive == 0 or n_negative == 0:
-        return float("nan")
-    return int((counts * positive).sum(dtype=np.int64)) / (2 * n_positive * n_negative)
-
-
-def roc_curve(positive: ArrayLike, score: ArrayLike) -> RocCurve:
-    """ROC curve with one point per distinct score, preceded by (0, 0) at threshold infinity.
-
-    A case is called positive when its score is at least the threshold. The rate of an empty class
-    is nan throughout.
-
-    Parameters
-    ----------
-    positive : (n,) bool or 0/1
-    score : (n,) numbers, higher means more likely positive
-
-    Raises
-    ------
-    DataError
-        The lengths differ, `positive` is not 0/1, or a score is nan.
-
-    Examples
-    --------
-    >>> fpr, tpr, thresholds = roc_curve([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
-    >>> fpr.tolist(), tpr.tolist()
-    ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
-    """
-    positive, score = _question(positive, score)
-    score = score.astype(np.float64)
-    order = np.argsort(score)[::-1]
-    ranked = score[order]
-    if np.isnan(ranked[0]):
-        _refuse_nan("score", score)
-    stops = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), score.size - 1)
-    called = np.concatenate([[0], stops + 1])
-    hits = np.concatenate([[0], np.cumsum(positive[order])[stops]])
-    return RocCurve(
-        fpr=_share(called - hits, int(called[-1] - hits[-1])),
-        tpr=_share(hits, int(hits[-1])),
-        thresholds=np.concatenate([[np.inf], ranked[stops]]),
-    )
-
-
-# -- classes and their probabilities --------------------------------------------------------------
-
-
-def auc_per_class(truth: ArrayLike, probs: ArrayLike) -> _Floats:
-    """One-vs-rest AUC of every class; nan for a class that is absent or alone.
-
-    With two classes both are the AUC of the second column, hence equal.
-
-    Parameters
-    ----------
-    truth : (n,) class indices
-    probs : (n, K) probabilities
-
-    Returns
-    -------
-    (K,) AUCs
-
-    Raises
-    ------
-    DataError
-        Shapes do not fit, a class index is not in 0..K-1, or a row is no probability vector.
-
-    Examples
-    --------
-    >>> auc_per_class([0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]]).tolist()
-    [1.0, 1.0]
-    """
-    truth, probs = _truth_and_probs(truth, probs)
-    n_classes = probs.shape[1]
-    if n_classes == 2:  # 1 - p rounds, and would tie scores that differ
-        return np.full(2, auc(truth == 1, probs[:, 1]))
-    return np.array([auc(truth == k, probs[:, k]) for k in range(n_classes)])
-
-
-def weighted_auc(truth: ArrayLike, probs: ArrayLike) -> float:
-    """WAUC: the one-vs-rest AUCs averaged by how frequent each class is in `truth`.
-
-    nan when fewer than two classes are present. The average of scikit-learn's
-    `roc_auc_score(..., multi_class="ovr", average="weighted")`.
-
-    Parameters
-    ----------
-    truth : (n,) class indices
-    probs : (n, K) probabilities
-
-    Raises
-    ------
-    DataError
-        Shapes do not fit, a class index is not in 0..K-1, or a row is no probability vector.
-
-    Examples
-    --------
-    >>> probs = [[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.3, 0.2, 0.5], [0.5, 0.3, 0.2]]
-    >>> weighted_auc([0, 1, 2, 1], probs)
-    1.0
-    """
-    truth, probs = _truth_and_probs(truth, probs)
-    support = np.bincount(truth, minlength=probs.shape[1])
-    present = support > 0
-    return float(np.average(auc_per_class(truth, probs)[present], weights=support[present]))
-
-
-def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> _Ints:
+def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> Ints:
     """Count the cases of each true class (row) that were given each class (column).
 
     Parameters
@@ -293,9 +68,9 @@ def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> 
     >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
     [[1, 1], [0, 1]]
     """
-    truth = _indices("truth", truth, n_classes)
-    predicted = _indices("predicted", predicted, n_classes)
-    _same_length(truth, predicted)
+    truth = class_indices("truth", truth, n_classes)
+    predicted = class_indices("predicted", predicted, n_classes)
+    same_length(truth, predicted)
     cells = np.bincount(truth * n_classes + predicted, minlength=n_classes * n_classes)
     return cells.reshape(n_classes, n_classes)
 
@@ -317,8 +92,8 @@ def accuracy(truth: ArrayLike, predicted: ArrayLike) -> float:
     >>> accuracy([0, 0, 1, 1], [0, 1, 1, 1])
     0.75
     """
-    truth, predicted = _indices("truth", truth), _indices("predicted", predicted)
-    _same_length(truth, predicted)
+    truth, predicted = class_indices("truth", truth), class_indices("predicted", predicted)
+    same_length(truth, predicted)
     return float(np.mean(truth == predicted))
 
 
@@ -339,8 +114,8 @@ def balanced_accuracy(truth: ArrayLike, predicted: ArrayLike) -> float:
     >>> balanced_accuracy([0, 0, 0, 1], [0, 0, 0, 0])
     0.5
     """
-    truth, predicted = _indices("truth", truth), _indices("predicted", predicted)
-    _same_length(truth, predicted)
+    truth, predicted = class_indices("truth", truth), class_indices("predicted", predicted)
+    same_length(truth, predicted)
     support = np.bincount(truth)
     hits = np.bincount(truth, weights=truth == predicted)
     return float(np.mean(hits[support > 0] / support[support > 0]))
@@ -384,9 +159,6 @@ def precision_recall_f1(truth: ArrayLike, predicted: ArrayLike, n_classes: int) 
     )
 
 
-# -- are the probabilities honest? ----------------------------------------------------------------
-
-
 def reliability(truth: ArrayLike, probs: ArrayLike, bins: int = 15) -> Reliability:
     """Mean confidence against share correct, in bins of equal mass of the top-class confidence.
 
@@ -413,7 +185,7 @@ def reliability(truth: ArrayLike, probs: ArrayLike, bins: int = 15) -> Reliabili
     >>> points.confidence.tolist(), points.accuracy.tolist(), points.count.tolist()
     ([0.6, 0.9], [0.5, 0.5], [2, 2])
     """
-    truth, probs = _truth_and_probs(truth, probs)
+    truth, probs = truth_and_probs(truth, probs)
     if bins < 1:
         raise UsageError(f"bins must be at least 1, got {bins}.")
     n = truth.size
@@ -488,7 +260,7 @@ def negative_log_likelihood(truth: ArrayLike, probs: ArrayLike) -> float:
     >>> round(negative_log_likelihood([0, 1], [[0.5, 0.5], [0.5, 0.5]]), 4)
     0.6931
     """
-    truth, probs = _truth_and_probs(truth, probs)
+    truth, probs = truth_and_probs(truth, probs)
     given = probs[np.arange(truth.size), truth]
     return float(-np.mean(np.log(np.clip(given, np.finfo(np.float64).eps, 1.0))))
 
@@ -513,7 +285,7 @@ def brier(truth: ArrayLike, probs: ArrayLike) -> float:
     >>> brier([0, 1], [[1.0, 0.0], [0.5, 0.5]])
     0.25
     """
-    truth, probs = _truth_and_probs(truth, probs)
+    truth, probs = truth_and_probs(truth, probs)
     outcome = np.eye(probs.shape[1])[truth]
     return float(np.mean(np.sum((probs - outcome) ** 2, axis=1)))
 
@@ -539,7 +311,7 @@ def summary(truth: ArrayLike, probs: ArrayLike, classes: Sequence[str]) -> dict[
     >>> result["accuracy"], result["weighted_auc"], result["per_class"][1]["class"]
     (1.0, 1.0, 'abnormal')
     """
-    truth, probs = _truth_and_probs(truth, probs)
+    truth, probs = truth_and_probs(truth, probs)
     n_classes = probs.shape[1]
     if len(classes) != n_classes:
         raise DataError(
@@ -583,107 +355,6 @@ def summary(truth: ArrayLike, probs: ArrayLike, classes: Sequence[str]) -> dict[
             )
         ],
     }
-
-
-# -- checks ---------------------------------------------------------------------------------------
-
-
-def zero_one(name: str, values: ArrayLike) -> NDArray[np.bool_]:
-    """Check that `values` is a (n,) array of bool or 0/1, and give it as bool.
-
-    Parameters
-    ----------
-    name : what error messages call the array
-    values : (n,) bool or 0/1
-
-    Raises
-    ------
-    DataError
-        The shape is not (n,) with n >= 1, or an entry is neither 0 nor 1.
-
-    Examples
-    --------
-    >>> zero_one("positive", [0, 1]).tolist()
-    [False, True]
-    """
-    array = _vector(name, values)
-    if array.dtype == np.bool_:
-        return array
-    wrong = np.flatnonzero((array != 0) & (array != 1))
-    if wrong.size:
-        raise DataError(f"{name} must hold 0 or 1, got {array[wrong[0]]} at index {wrong[0]}.")
-    return array.astype(np.bool_)
-
-
-def _vector(name: str, values: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.size == 0:
-        raise DataError(f"{name} must have shape (n,) with n >= 1, got {array.shape}.")
-    return array
-
-
-def _question(
-    positive: ArrayLike, score: ArrayLike, name: str = "score"
-) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    truth = zero_one("positive", positive)
-    array = _vector(name, score)
-    if array.shape != truth.shape:
-        raise DataError(f"{name} must have shape {truth.shape} like positive, got {array.shape}.")
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{name} must hold numbers, got {array.dtype}.")
-    return truth, array
-
-
-def _refuse_nan(name: str, score: NDArray[Any]) -> NoReturn:
-    index = int(np.flatnonzero(np.isnan(score))[0])
-    raise DataError(f"{name} must hold numbers, got nan at index {index}.")
-
-
-def _indices(name: str, values: ArrayLike, n_classes: int | None = None) -> _Ints:
-    array = _vector(name, values)
-    if array.dtype.kind not in "biu":
-        raise DataError(f"{name} must hold integer class indices, got {array.dtype}.")
-    array = array.astype(np.int64, copy=False)
-    top = n_classes if n_classes is not None else int(array.max()) + 1
-    wrong = np.flatnonzero((array < 0) | (array >= top))
-    if wrong.size:
-        expected = "0 or more" if n_classes is None else f"0 to {n_classes - 1}"
-        raise DataError(
-            f"{name} must hold class indices {expected}, got {array[wrong[0]]} at index {wrong[0]}."
-        )
-    return array
-
-
-def _same_length(truth: _Ints, predicted: _Ints) -> None:
-    if predicted.shape != truth.shape:
-        raise DataError(
-            f"predicted must have shape {truth.shape} like truth, got {predicted.shape}."
-        )
-
-
-def _truth_and_probs(truth: ArrayLike, probs: ArrayLike) -> tuple[_Ints, _Floats]:
-    n = _vector("truth", truth).size
-    table = np.asarray(probs)
-    if table.dtype.kind not in "biuf":
-        raise DataError(f"probs must hold numbers, got {table.dtype}.")
-    if table.ndim != 2 or len(table) != n or table.shape[1] < 2:
-        raise DataError(f"probs must have shape (n, K) with n={n} and K >= 2, got {table.shape}.")
-    table = table.astype(np.float64, copy=False)
-    wrong = np.argwhere(~((table >= 0) & (table <= 1 + ROW_SUM_TOLERANCE)))  # nan is neither
-    if len(wrong):
-        row, column = wrong[0].tolist()
-        raise DataError(
-            f"probs must lie in 0 to 1, got {table[row, column]:g} at index ({row}, {column})."
-        )
-    sums = table.sum(1)
-    off = np.flatnonzero(np.abs(sums - 1) > ROW_SUM_TOLERANCE)
-    if off.size:
-        raise DataError(f"probs must sum to 1 in each row, got {sums[off[0]]:g} in row {off[0]}.")
-    return _indices("truth", truth, table.shape[1]), table
-
-
-def _share(counts: _Ints, total: int) -> _Floats:
-    return counts / total if total else np.full(len(counts), np.nan)
 
 
 def _json(value: float) -> float | None:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medloop.checks import zero_one
 from medloop.errors import DataError, UsageError
-from medloop.metrics import placement_counts, zero_one
+from medloop.roc import placement_counts
 
 __all__ = [
     "Bootstrap",

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from medloop.errors import ImageError
-from medloop.read import dicom
+from medloop.read import dicom, dicom_about, dicom_pixels
 
 RANDOM = np.random.default_rng(0)
 KEY = bytes(range(32))
@@ -70,7 +70,7 @@ def read(found, index=0):
     data = found if isinstance(found, bytes) else written(found)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dicom.decode_frame(dicom.open_image(io.BytesIO(data), "a.dcm"), index)
+        return dicom_pixels.decode_frame(dicom.open_image(io.BytesIO(data), "a.dcm"), index)
 
 
 def refusal(found, index=0):
@@ -86,7 +86,7 @@ def look(found, path="a.dcm", key=KEY):
     data = found if isinstance(found, bytes) else written(found)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dicom.look(io.BytesIO(data), "a.dcm", path, key)
+        return dicom_about.look(io.BytesIO(data), "a.dcm", path, key)
 
 
 def replaced(found, tag, vr, text):
@@ -232,7 +232,7 @@ def all_frames(stream, name):
     """Return all frames of a file, or why there are none."""
     try:
         header = dicom.open_image(stream, name)
-        frames = [dicom.decode_frame(header, index) for index in range(header.frames)]
+        frames = [dicom_pixels.decode_frame(header, index) for index in range(header.frames)]
     except ImageError as error:
         return str(error)
     return np.stack(frames) if len(frames) > 1 else frames[0]
@@ -327,7 +327,7 @@ def test_a_deflated_bomb_is_counted_before_it_is_unpacked():
     import zlib
 
     small = written(made(SMALL, syntax=DeflatedExplicitVRLittleEndian))
-    _, end = dicom._transfer_syntax(io.BytesIO(small))
+    _, end = dicom.transfer_syntax(io.BytesIO(small))
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     parts = [packer.compress(zlib.decompressobj(-15).decompress(small[end:]))]
     parts += [packer.compress(bytes(1 << 20)) for _ in range(100)]

@@ -31,7 +31,8 @@ from medloop.export.blocks import Block, Source
 from medloop.export.format import Blocks, Exported, Format
 from medloop.export.pictures import pixels_of
 from medloop.labels import Labels
-from medloop.read.dicom import open_image, people
+from medloop.read.dicom import open_image
+from medloop.read.dicom_about import people
 from medloop.read.image import FolderPixels, shown
 from medloop.read.kinds import DICOM, head_of, kind_of
 from medloop.read.parts import Part, stack

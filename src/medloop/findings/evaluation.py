@@ -12,8 +12,9 @@ from medloop.dataset import Dataset
 from medloop.evaluation import compare_aucs, curve_of, finite, number
 from medloop.gate import LEAST_GROUPS, LEAST_OF_A_CLASS, Gate, Verdict
 from medloop.labels import Labels
-from medloop.metrics import auc, calibration_error
+from medloop.metrics import calibration_error
 from medloop.presence import present
+from medloop.roc import auc
 from medloop.stats import bootstrap, delong
 
 Floats = NDArray[np.float64]

@@ -1,7 +1,9 @@
-"""One DICOM file to pixels and to the few header fields that name nobody.
+"""One DICOM file to a header that was checked: what is known before a pixel is decoded.
 
 Runs in a worker (:mod:`medloop.read.worker`): what pydicom does with a malformed file is not
-known beforehand. No message holds a value of the header that could name a person.
+known beforehand. No message holds a value of the header that could name a person. Pixels are
+decoded by :mod:`medloop.read.dicom_pixels`; what a listing tells of a file is in
+:mod:`medloop.read.dicom_about`.
 """
 
 from __future__ import annotations
@@ -16,15 +18,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medloop.dataset import usable
 from medloop.errors import ImageError, MissingError
-from medloop.read import pseudonym
-from medloop.read.about import About
 from medloop.read.image import MAX_BYTES, MAX_PIXELS
-from medloop.read.words import BODY_PARTS, LATERALITIES, MODALITIES, VIEWS
+from medloop.read.words import MODALITIES
 
 MAX_FRAMES = 100_000
 
@@ -35,7 +31,7 @@ _SMALL = 64_000_000
 #: Pixels lie this far apart (mm), from electron microscopes to whole bodies.
 _SPACINGS = (1e-6, 1e3)
 #: Rescaled values beyond this are no measurement.
-_LARGEST = 1e30
+LARGEST = 1e30
 
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -66,22 +62,15 @@ _TAGS = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 ]
+
 #: Read for pseudonyms and to find them in file names; they never leave the worker in clear.
-_PEOPLE = [
+PEOPLE = [
     *("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName"),
     *("PatientMotherBirthName", "PatientBirthDate", "AccessionNumber"),
     *("PatientTelephoneNumbers", "MedicalRecordLocator", "ReferringPhysicianName"),
 ]
+
 _STUDY = ["StudyInstanceUID"]
-
-#: Secondary capture, whose classes end in 7 and 7.1 to 7.4.
-_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-
-_KINDS = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "segmentation",
-    "1.2.840.10008.5.1.4.1.1.481.2": "dose map",
-}
 
 
 @dataclass(frozen=True)
@@ -105,14 +94,14 @@ class Header:
     photometric: str
 
 
-def _nothing(size: int) -> None:
+def no_limit(size: int) -> None:
     """Take notice of how much memory the next step needs: without limits, nothing to do."""
 
 
 Allow = Callable[[int], None]
 
 
-def open_image(stream: BinaryIO, name: str, allow: Allow = _nothing) -> Header:
+def open_image(stream: BinaryIO, name: str, allow: Allow = no_limit) -> Header:
     """Read and check the header of a DICOM image.
 
     Parameters
@@ -131,9 +120,9 @@ def open_image(stream: BinaryIO, name: str, allow: Allow = _nothing) -> Header:
     MissingError
         pydicom is not installed.
     """
-    dataset, stream, where = _parse(stream, name, _tags(), allow)
+    dataset, stream, where = parse(stream, name, tags_of(), allow)
     try:
-        return _checked(dataset, stream, where, name)
+        return checked(dataset, stream, where, name)
     except ImageError:
         raise
     except Exception as error:  # values convert at their first use, and raise whatever they like
@@ -143,7 +132,7 @@ def open_image(stream: BinaryIO, name: str, allow: Allow = _nothing) -> Header:
 
 
 @cache
-def _tags(*, people: bool = False) -> list[Any]:
+def tags_of(*, people: bool = False) -> list[Any]:
     """Return the tags that are read; found once, because a tag is found by its name slowly."""
     try:
         from pydicom.tag import Tag
@@ -151,16 +140,17 @@ def _tags(*, people: bool = False) -> list[Any]:
         raise MissingError(
             "DICOM needs pydicom. Install it with: pip install 'medloop[formats]'"
         ) from None
-    return [Tag(word) for word in ([*_TAGS, *_PEOPLE, *_STUDY] if people else _TAGS)]
+    return [Tag(word) for word in ([*_TAGS, *PEOPLE, *_STUDY] if people else _TAGS)]
 
 
-def _parse(stream: BinaryIO, name: str, tags: list[Any], allow: Allow) -> tuple[Any, BinaryIO, int]:
+def parse(stream: BinaryIO, name: str, tags: list[Any], allow: Allow) -> tuple[Any, BinaryIO, int]:
+    """Read the header, and where the pixel element starts, from a stream that may be inflated."""
     import pydicom
 
     stream.seek(0, os.SEEK_END)
     if not stream.tell():
         raise ImageError(f"{name} is empty.")
-    syntax, end = _transfer_syntax(stream)
+    syntax, end = transfer_syntax(stream)
     if syntax == _DEFLATED:
         stream = _inflated(stream, end, name, allow)
     stream.seek(0)
@@ -182,7 +172,7 @@ def _parse(stream: BinaryIO, name: str, tags: list[Any], allow: Allow) -> tuple[
     return dataset, stream, stream.tell()
 
 
-def _transfer_syntax(stream: BinaryIO) -> tuple[str, int]:
+def transfer_syntax(stream: BinaryIO) -> tuple[str, int]:
     """Read the transfer syntax, and where the file meta information ends."""
     stream.seek(0)
     head = stream.read(65536)
@@ -236,14 +226,15 @@ def _unpack(stream: BinaryIO, start: int, name: str, limit: int) -> Iterator[byt
         raise ImageError(f"{name} is deflated, and cannot be inflated.") from None
 
 
-def _checked(dataset: Any, stream: BinaryIO, where: int, name: str) -> Header:
-    if _is_directory(dataset):
+def checked(dataset: Any, stream: BinaryIO, where: int, name: str) -> Header:
+    """Check that a header says what can be."""
+    if is_directory(dataset):
         raise ImageError(f"{name} is a DICOMDIR: a table of contents, no image.")
     keyword, vr, offset, length = _pixel_element(dataset, stream, where)
     if not keyword:
         if not len(dataset) and "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
             raise ImageError(f"{name} is not DICOM.")
-        raise ImageError(f"{name} holds no pixels: {_modality(dataset) or 'it is no image'}.")
+        raise ImageError(f"{name} holds no pixels: {modality(dataset) or 'it is no image'}.")
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", "") or "")
     if not syntax:
         raise ImageError(f"{name} names no transfer syntax, so that its pixels cannot be decoded.")
@@ -283,12 +274,13 @@ def _checked(dataset: Any, stream: BinaryIO, where: int, name: str) -> Header:
     stream.seek(0, os.SEEK_END)
     rest = stream.tell() - offset
     _check_length(header, rest if length is None else min(length, rest), native=length is not None)
-    _rescale(header, 0)
+    rescale(header, 0)
     spacing(header)
     return header
 
 
-def _is_directory(dataset: Any) -> bool:
+def is_directory(dataset: Any) -> bool:
+    """Say whether it is a table of contents (DICOMDIR)."""
     try:
         return str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _DICOMDIR
     except Exception:  # a type that nobody knows
@@ -368,201 +360,14 @@ def _is_encapsulated(header: Header) -> bool:
         raise ImageError(f"{header.name} has a transfer syntax that is not known.") from None
 
 
-def decode_frame(header: Header, index: int, allow: Allow = _nothing) -> NDArray[Any]:
-    """Decode one frame.
-
-    Parameters
-    ----------
-    header : Header
-    index : int
-        From 0.
-    allow : callable
-        As for :func:`open_image`.
-
-    Returns
-    -------
-    (h, w) or (h, w, 3) array
-        As pydicom decodes it, then: YBR and palettes become RGB, the modality LUT or rescale is
-        applied, and MONOCHROME1 is turned round within the range of the stored bits, so that
-        high is bright. uint8 and uint16 where they hold the values, else float32, or float64
-        where that would lose digits.
-
-    Raises
-    ------
-    ImageError
-        The pixels cannot be decoded, or are not finite.
-    """
-    name = header.name
-    if not 0 <= index < header.frames:
-        raise ImageError(f"{name} has {header.frames:,} frames, and no frame {index + 1:,}.")
-    pixels = header.height * header.width * header.samples
-    allow(pixels * max(header.bits // 8, 1) * 4)
-    try:
-        stored = _stored(header, index)
-        if header.samples == 1 and header.photometric == "PALETTE COLOR":
-            allow(pixels * 40)
-            return usable(_palette(header, stored), name)
-        if header.samples == 3:
-            return usable(plain(stored), name)
-        allow(pixels * 40)
-        return usable(plain(_bright(header, index, stored)), name)
-    except (ImageError, MemoryError, MissingError):
-        raise
-    except Exception as error:
-        raise ImageError(
-            f"{name} has {_syntax_name(header)} pixels that cannot be decoded "
-            f"({type(error).__name__})."
-        ) from None
-
-
-def _syntax_name(header: Header) -> str:
-    from pydicom.uid import UID
-
-    # the name of a known number, never what the file says
-    uid = UID(header.syntax)
-    return uid.name.split(" (")[0] if uid.is_transfer_syntax and not uid.is_private else "unknown"
-
-
-def _stored(header: Header, index: int) -> NDArray[Any]:
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.pixels.utils import as_pixel_options
-    from pydicom.uid import UID
-
-    try:
-        decoder = get_decoder(header.syntax)
-    except NotImplementedError:
-        raise ImageError(
-            f"{header.name} has a transfer syntax that is not read: {_syntax_name(header)}."
-        ) from None
-    if not decoder.is_available:
-        raise MissingError(
-            f"{_syntax_name(header)} needs a decoder that is not installed. "
-            "Install it with: pip install 'medloop[formats]'"
-        )
-    options = as_pixel_options(header.dataset)
-    options |= {
-        "transfer_syntax_uid": UID(header.syntax),
-        "pixel_keyword": header.keyword,
-        "pixel_vr": header.vr,
-        "number_of_frames": header.frames,
-    }
-    if decoder.is_encapsulated:
-        _check_stream(header, index, options.get("extended_offsets"))
-    header.stream.seek(header.offset)
-    array, _ = decoder.as_array(header.stream, index=index, validate=True, raw=False, **options)
-    found: NDArray[Any] = array
-    wanted = (header.height, header.width) + ((3,) if header.samples == 3 else ())
-    if found.shape != wanted:
-        raise ImageError(
-            f"{header.name} decodes to {found.shape} pixels, expected {wanted} by its header."
-        )
-    return found
-
-
-def _check_stream(header: Header, index: int, offsets: Any) -> None:
-    """Refuse a packed image that says itself that it is larger than the header says."""
-    from pydicom.encaps import get_frame
-
-    header.stream.seek(header.offset)
-    packed = get_frame(
-        header.stream, index, number_of_frames=header.frames, extended_offsets=offsets
-    )
-    height, width = packed_size(packed)
-    if height * width > header.height * header.width:
-        raise ImageError(
-            f"{header.name} packs {width:,} x {height:,} pixels, "
-            f"expected {header.width:,} x {header.height:,} by its header."
-        )
-
-
-def packed_size(packed: bytes) -> tuple[int, int]:
-    """Return height and width as JPEG, JPEG-LS or JPEG 2000 note them; zeros where they do not.
-
-    Examples
-    --------
-    >>> packed_size(bytes.fromhex("ffd8 ffc0 000b 08 0003 0005 01 011100"))
-    (3, 5)
-    """
-    size = packed.find(b"\xff\x4f\xff\x51")  # a file of JPEG 2000 has boxes before this
-    if size >= 0 and len(packed) >= size + 24:
-        right, bottom, left, top = struct.unpack_from(">4I", packed, size + 8)
-        return max(bottom - top, 0), max(right - left, 0)
-    at = packed.find(b"\xff\xd8") + 2
-    while 2 <= at <= len(packed) - 9:
-        if packed[at] != 0xFF:
-            return 0, 0
-        marker = packed[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            height, width = struct.unpack_from(">HH", packed, at + 5)
-            return height, width
-        at += 2 + struct.unpack_from(">H", packed, at + 2)[0]
-    return 0, 0
-
-
-def _palette(header: Header, stored: NDArray[Any]) -> NDArray[Any]:
-    from pydicom.pixels.processing import apply_color_lut
-
-    return np.ascontiguousarray(apply_color_lut(stored, header.dataset)[..., :3])
-
-
-def _bright(header: Header, index: int, stored: NDArray[Any]) -> NDArray[Any]:
-    """Apply the modality LUT or rescale, and turn MONOCHROME1 round."""
-    low, high = _range(header)
-    values: NDArray[Any] = stored
-    if header.dataset.get("ModalityLUTSequence"):
-        from pydicom.pixels.processing import apply_modality_lut
-
-        values = apply_modality_lut(stored, header.dataset)
-        low, high = 0, 2 ** (8 * values.dtype.itemsize) - 1
-    else:
-        slope, intercept = _rescale(header, index)
-        if (slope, intercept) != (1, 0):
-            values = stored.astype(_enough(stored.dtype, slope, intercept))
-            values *= slope
-            values += intercept
-            low, high = low * slope + intercept, high * slope + intercept
-    if header.photometric != "MONOCHROME1":
-        return values
-    if values.dtype.kind == "f":
-        return (0 if header.keyword != "PixelData" else low + high) - values
-    turned = int(low + high) - values.astype(np.int64)
-    return turned.astype(values.dtype) if turned.min() >= 0 and not header.signed else turned
-
-
-def _enough(stored: np.dtype[Any], slope: float, intercept: float) -> type:
-    """Return the shorter float, where no digit can be lost in it."""
-    whole = slope == int(slope) and intercept == int(intercept)
-    small = stored.kind in "iu" and stored.itemsize <= 2
-    if whole and small and 2**16 * abs(slope) + abs(intercept) <= 2**24:
-        return np.float32
-    return np.float64
-
-
-def _range(header: Header) -> tuple[float, float]:
+def value_range(header: Header) -> tuple[float, float]:
+    """Return the lowest and the highest number that the stored bits can hold."""
     if header.signed:
         return -(2 ** (header.stored - 1)), 2 ** (header.stored - 1) - 1
     return 0, 2**header.stored - 1
 
 
-def plain(values: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers of the types that the rest of the package knows, without losing a digit."""
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    if values.dtype in (np.uint8, np.uint16):
-        return values
-    if values.dtype == np.float32 or (values.dtype.kind in "iu" and values.dtype.itemsize <= 2):
-        return values.astype(np.float32, copy=False)
-    with np.errstate(over="ignore"):  # inf is refused later, by name
-        single = values.astype(np.float32)
-        if values.dtype.kind == "f":
-            exact = np.array_equal(single.astype(values.dtype), values, equal_nan=True)
-            return single if exact else values.astype(np.float64, copy=False)
-        return single if np.array_equal(single, values) else values.astype(np.float64)
-
-
-def _groups(header: Header, index: int, sequence: str) -> Any:
+def functional_group(header: Header, index: int, sequence: str) -> Any:
     """Return the item of a functional group that counts for a frame, or None."""
     for groups, at in (
         ("PerFrameFunctionalGroupsSequence", index),
@@ -574,10 +379,11 @@ def _groups(header: Header, index: int, sequence: str) -> Any:
     return None
 
 
-def _rescale(header: Header, index: int) -> tuple[float, float]:
+def rescale(header: Header, index: int) -> tuple[float, float]:
+    """Return slope and intercept of a frame; 1 and 0 where the header gives none."""
     found = header.dataset
     if "RescaleSlope" not in found or "RescaleIntercept" not in found:
-        found = _groups(header, index, "PixelValueTransformationSequence")
+        found = functional_group(header, index, "PixelValueTransformationSequence")
     if found is None or "RescaleSlope" not in found or "RescaleIntercept" not in found:
         return 1.0, 0.0
     values = []
@@ -586,9 +392,9 @@ def _rescale(header: Header, index: int) -> tuple[float, float]:
             value = float(found.get(word))
         except (TypeError, ValueError, OverflowError):
             raise ImageError(f"{header.name} has a {word} that is no number.") from None
-        if not abs(value) < _LARGEST:
+        if not abs(value) < LARGEST:
             raise ImageError(
-                f"{header.name} has a {word} of {value:g}, expected less than {_LARGEST:g}."
+                f"{header.name} has a {word} of {value:g}, expected less than {LARGEST:g}."
             )
         values.append(value)
     return values[0], values[1]
@@ -602,7 +408,7 @@ def spacing(header: Header) -> tuple[float, float] | None:
     ImageError
         It is negative, not finite, or of no size that an image has.
     """
-    measures = _groups(header, 0, "PixelMeasuresSequence")
+    measures = functional_group(header, 0, "PixelMeasuresSequence")
     given = None if measures is None else measures.get("PixelSpacing")
     for word in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         given = given or header.dataset.get(word)
@@ -623,55 +429,12 @@ def spacing(header: Header) -> tuple[float, float] | None:
     return row, column
 
 
-def about(header: Header) -> dict[str, Any]:
-    """Return what :class:`About` tells of an image, without what names anybody."""
-    dataset = header.dataset
-    columns = {
-        "modality": _modality(dataset),
-        "body_part": _known(dataset, "BodyPartExamined", BODY_PARTS),
-        "view": _known(dataset, "ViewPosition", VIEWS),
-        "laterality": _known(dataset, "ImageLaterality", LATERALITIES)
-        or _known(dataset, "Laterality", LATERALITIES),
-    }
-    distance = spacing(header)
-    if distance:
-        columns["spacing_row"], columns["spacing_column"] = (f"{mm:.9g}" for mm in distance)
-    columns |= _window(header)
-    return {
-        "frames": header.frames,
-        "height": header.height,
-        "width": header.width,
-        "bits": header.stored,
-        "columns": {name: value for name, value in columns.items() if value},
-        "flags": _flags(dataset),
-    }
+def modality(dataset: Any) -> str:
+    """Return the modality, or nothing where it is none of the standard."""
+    return known_code(dataset, "Modality", MODALITIES)
 
 
-def _window(header: Header) -> dict[str, str]:
-    """Return the first window, so that it fits the pixels as they are decoded."""
-    found = _groups(header, 0, "FrameVOILUTSequence") or header.dataset
-    values = []
-    for word in ("WindowCenter", "WindowWidth"):
-        try:
-            given = found.get(word)
-            value = float(given if isinstance(given, (str, float, int)) else given[0])
-        except (TypeError, ValueError, IndexError, OverflowError):
-            return {}
-        if not abs(value) < _LARGEST:
-            return {}
-        values.append(value)
-    center, width = values
-    if header.photometric == "MONOCHROME1" and not header.dataset.get("ModalityLUTSequence"):
-        slope, intercept = _rescale(header, 0)
-        center = sum(_range(header)) * slope + 2 * intercept - center
-    return {"window_center": f"{center:.9g}", "window_width": f"{width:.9g}"}
-
-
-def _modality(dataset: Any) -> str:
-    return _known(dataset, "Modality", MODALITIES)
-
-
-def _known(dataset: Any, word: str, known: frozenset[str]) -> str:
+def known_code(dataset: Any, word: str, known: frozenset[str]) -> str:
     """Return a code of the standard; people type other things into these fields too."""
     try:
         value = dataset.get(word)
@@ -679,103 +442,3 @@ def _known(dataset: Any, word: str, known: frozenset[str]) -> str:
     except Exception:  # a field that cannot be read is a field that is not given
         return ""
     return code if code in known else ""
-
-
-def _flags(dataset: Any) -> list[str]:
-    burned = str(dataset.get("BurnedInAnnotation", "") or "").strip().upper()
-    kinds = {str(word).upper() for word in dataset.get("ImageType", None) or []}
-    flags = []
-    if burned == "YES":
-        flags.append("text burned in")
-    elif burned != "NO":
-        captured = str(dataset.get("SOPClassUID", "")).startswith(_CAPTURE)
-        digitized = bool(dataset.get("ConversionType")) or "SCREEN SAVE" in kinds
-        if captured or digitized or _modality(dataset) in _WITH_TEXT:
-            flags.append("text burned in?")
-    if str(dataset.get("LossyImageCompression", "")) == "01":
-        flags.append("lossy")
-    if kind := _KINDS.get(str(dataset.get("SOPClassUID", ""))):
-        flags.append(kind)
-    return flags
-
-
-#: Machines that usually write the patient's name into the picture.
-_WITH_TEXT = frozenset(("US", "ES", "XC", "IVUS", "OT", "SC", "GM"))
-
-
-def people(dataset: Any, key: bytes, name: str) -> dict[str, Any]:
-    """Return pseudonyms for whom a header names, and where its words stand in the path.
-
-    Parameters
-    ----------
-    dataset : pydicom.Dataset
-    key : bytes
-    name : str
-        Path of the file, in which names are looked for.
-    """
-    values = [value for word in _PEOPLE for value in _texts(dataset, word)]
-    words = pseudonym.words_of(values)
-    number = " ".join(_texts(dataset, "PatientID"))
-    person = " ".join([*_texts(dataset, "PatientName"), *_texts(dataset, "PatientBirthDate")])
-    study = " ".join(_texts(dataset, "StudyInstanceUID"))
-    patient = ""
-    if not pseudonym.is_nobody(number):
-        patient = pseudonym.pseudonym(key, "patient", number)
-    elif not pseudonym.is_nobody(" ".join(_texts(dataset, "PatientName"))):
-        patient = pseudonym.pseudonym(key, "patient", "name " + person)
-    elif study:  # one visit of one person, at least
-        patient = pseudonym.pseudonym(key, "patient", "study " + study)
-    return {
-        "patient": patient,
-        "study": pseudonym.pseudonym(key, "study", study) if study else "",
-        "said": pseudonym.hits(name, words),
-        "marks": pseudonym.marks(key, words),
-    }
-
-
-def _texts(dataset: Any, word: str) -> list[str]:
-    try:
-        value = dataset.get(word)
-        if value is None:
-            return []
-        many = value if not isinstance(value, str) and hasattr(value, "append") else [value]
-        return [text for text in (str(one).strip() for one in many) if text]
-    except Exception:  # an undecodable name is no name
-        return []
-
-
-def look(stream: BinaryIO, name: str, path: str, key: bytes, allow: Allow = _nothing) -> About:
-    """Tell what a DICOM file is, whom it belongs to (by pseudonym), and whether it is an image.
-
-    Parameters
-    ----------
-    stream : binary file
-    name : str
-        For messages.
-    path : str
-        Relative path, in which the patient's name is looked for.
-    key : bytes
-        For the pseudonyms.
-    allow : callable
-        As for :func:`open_image`.
-    """
-    try:
-        dataset, stream, where = _parse(stream, name, _tags(people=True), allow)
-    except ImageError as error:
-        return About("DICOM", reason=str(error))
-    whose = people(dataset, key, path)
-    if _is_directory(dataset):
-        return About("", reason=f"{name} is a DICOMDIR.", said=whose["said"], marks=whose["marks"])
-    try:
-        header = _checked(dataset, stream, where, name)
-        told = about(header)
-    except ImageError as error:
-        return About("DICOM", reason=str(error), **whose)
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = f"{name} has a header that makes no sense ({type(error).__name__})."
-        return About("DICOM", reason=reason, **whose)
-    frames = header.frames
-    slices = [str(number + 1) for number in range(frames)] if frames > 1 else []
-    return About("DICOM", slices=slices, **told, **whose)

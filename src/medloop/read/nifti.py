@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.dataset import usable
+from medloop.dataset import plain, usable
 from medloop.errors import ImageError, MissingError
 from medloop.read.about import About
 from medloop.read.image import MAX_PIXELS
@@ -327,8 +327,6 @@ def read_slice(volume: Volume, which: str, allow: Callable[[int], None] = _nothi
 
 
 def _values(volume: Volume, plane: NDArray[Any]) -> NDArray[Any]:
-    from medloop.read.dicom import plain
-
     if plane.dtype.fields:
         colours = [plane[word] for word in ("R", "G", "B")]
         return np.ascontiguousarray(np.stack(colours, axis=-1))

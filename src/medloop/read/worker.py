@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.errors import ImageError, MissingError
-from medloop.read import dicom, nifti
+from medloop.read import dicom, dicom_about, dicom_pixels, nifti
 from medloop.read.image import decode_ordinary
 from medloop.read.kinds import DICOM, HEAD, NIFTI, kind_of
 
@@ -132,7 +132,7 @@ class _Open:
             raise ImageError(f"{name} is DICOM: name a frame as {name}#1, not #{which}.")
         if not which and held.frames > 1:
             raise ImageError(f"{name} has {held.frames:,} frames: name one, as {name}#1.")
-        return dicom.decode_frame(held, int(which or 1) - 1, self.room.allow_decoding)
+        return dicom_pixels.decode_frame(held, int(which or 1) - 1, self.room.allow_decoding)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -178,7 +178,7 @@ def _look(request: dict[str, Any], files: _Open) -> dict[str, Any]:
     with open(request["path"], "rb") as stream:
         kind = kind_of(stream.read(HEAD), request["inside"])
         if kind == DICOM:
-            found = dicom.look(stream, name, request["inside"], key, files.room.allow)
+            found = dicom_about.look(stream, name, request["inside"], key, files.room.allow)
         elif kind == NIFTI:
             found = nifti.look(stream, name)
         else:
