@@ -179,6 +179,32 @@ def test_a_label_of_the_round_before_stays_where_it_is_seen_again(dataset, known
     assert 5 not in after.image
 
 
+def test_a_class_that_would_lose_most_of_its_labels_keeps_those_of_the_round_before(
+    dataset, known, truth
+):
+    @dataclass(frozen=True)
+    class Blinded(Seer):
+        """Sees only the first images once it learned from machine labels."""
+
+        left: int = 0
+
+        def label(self, dataset, *, progress=None):
+            found = super().label(dataset)
+            if (self.taught.source == HUMAN).all():
+                return found
+            return found[found.image < self.left]
+
+    unknown = 2 * N - len(known)
+    for left, expected in ((0, unknown), (4, unknown), (8, 12)):
+        first, second = rounds_of(settings(rounds=1), dataset, known, Blinded(truth, left=left))
+        assert len(first.best.labels) == unknown
+        labels = second.best.labels
+        kept = labels[labels.score >= 0.4]
+        assert len(kept) == expected
+        places = sorted(zip(kept.image.tolist(), kept.box[:, 0].tolist(), strict=True))
+        assert len(set(places)) == len(places)
+
+
 def test_the_score_is_halved_where_points_move_by_the_limit(dataset, known, truth):
     config = settings(rounds=0, spread=0.05, least=0.1)
     (made,) = rounds_of(config, dataset, known, Seer(truth, moves=0.05))

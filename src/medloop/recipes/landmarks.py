@@ -18,7 +18,8 @@ model predicts on what it learned. ``ours`` changes five things:
 - New labels that overlap each other by points are suppressed, and the score falls where points, or
   the sides of boxes, move when the image is mirrored or scaled.
 - The score from which an object is believed is chosen for each class on the ``val`` split: the
-  lowest from which a share ``precision`` of what is found there is right (:func:`marks_of`).
+  lowest from which a share ``precision`` of what is found there is right (:func:`marks_of`). A
+  class of which less than half as many would be left as the round before had keeps those.
 - Where the machine sees something and is not sure, nothing is taught, neither object nor
   background.
 - A round is used only if a person's held-out objects are found as well as before, and no more is
@@ -286,9 +287,9 @@ def _ours(bench: Bench, known: Labels, before: Proposal | None, number: int) -> 
         parts.append(config.steadied(student, images, found, known))
     found = Labels.concat(parts)
     found = Labels.concat([found, _seen_again(sure, found, config)])
-    found = _marked(bench, fitted, found)
-    found = found[found.score >= min(config.unsure, config.confidence)]
-    labels = _plain(_single(found, config.alike, config.spreads), bench.dataset)
+    found = _single(_marked(bench, fitted, found), config.alike, config.spreads)
+    found = _not_collapsed(found, sure, config, len(bench.dataset.classes))
+    labels = _plain(found[found.score >= min(config.unsure, config.confidence)], bench.dataset)
     return Proposal(fitted, labels, kept=len(sure), doubts=Labels.concat(doubts))
 
 
@@ -349,8 +350,27 @@ def _marked(bench: Bench, fitted: Any, found: Labels) -> Labels:
     config, held = bench.config, bench.config.held
     seen = found[:0] if held is None else config.look(fitted, held.dataset, Labels.empty())
     marks = marks_of(config, seen, held, len(bench.dataset.classes))
+    return _doubted(found, found.score < marks[found.class_id], config)
+
+
+def _doubted(found: Labels, which: Mask, config: Landmarks) -> Labels:
+    """Hold scores below ``confidence``."""
     below = np.minimum(found.score, np.nextafter(np.float32(config.confidence), np.float32(0)))
-    return found.with_(score=np.where(found.score >= marks[found.class_id], found.score, below))
+    return found.with_(score=np.where(which, below, found.score))
+
+
+def _not_collapsed(found: Labels, sure: Labels, config: Landmarks, classes: int) -> Labels:
+    """Let a class keep its labels of the round before where less than half as many are left.
+
+    Both reached the mark of their round, so that a like share of them is right, and the smaller
+    set would only leave objects out. It happens where people left out many objects of a class: a
+    student that learned to see these too is surest of fewer that a person marked.
+    """
+    now = np.bincount(found.class_id[found.score >= config.confidence], minlength=classes)
+    collapsed = 2 * now < np.bincount(sure.class_id, minlength=classes)
+    found = _doubted(found, collapsed[found.class_id], config)
+    kept = Labels.concat([found, sure[collapsed[sure.class_id]]])
+    return _single(kept, config.alike, config.spreads)
 
 
 def best_like(found: Labels, truth: Labels, sigmas: Floats | None) -> Floats:
