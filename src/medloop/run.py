@@ -71,7 +71,7 @@ def run(
                 given = told_labels(listing, dataset)
                 refuse_lacking(listing, dataset, given, config)
                 boxes = None if config.boxes is None else Path(config.boxes)
-                few = given_places(workspace, listing, dataset, given, boxes)
+                few = given_places(workspace, listing, dataset, given, boxes, note)
                 config = config.with_boxes(few, note=note)
             else:
                 given = given_labels(workspace, listing, dataset, config)

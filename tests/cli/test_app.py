@@ -312,6 +312,7 @@ def test_what_cannot_be_asked_is_2(medloop, finished, image_set, tmp_path, words
         (["--seed", "-1"], 2, "seed cannot be -1"),
         (["--set", "rounds"], 2, "--set takes KEY=VALUE, got 'rounds'"),
         (["--set", "round=3"], 2, "unknown setting 'round'. Did you mean 'rounds'?"),
+        (["--set", "epochs=3"], 2, "A setting of a part is named student.epochs."),
         (["--set", "student.sise=3"], 2, "has no setting 'sise'. Did you mean 'size'?"),
         (["--set", "student.size=3"], 2, "size must be an int of at least 8, got 3"),
         (["--config", "{tmp}/none.yaml"], 2, "cannot be read"),

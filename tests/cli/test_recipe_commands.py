@@ -104,6 +104,23 @@ def test_what_locate_cannot_do_is_said_in_a_sentence(medloop, discs, words, sent
     assert "Traceback" not in said.err
 
 
+def test_a_few_boxes_that_cannot_be_used_are_named(medloop, discs):
+    folder, _ = discs
+    document = json.loads((folder / "few.json").read_text(encoding="utf-8"))
+    document["annotations"][0]["bbox"] = [900, 4, 20, 20]
+    document["images"][1]["width"] = 999
+    few = folder / "spoilt.json"
+    few.write_text(json.dumps(document), encoding="utf-8")
+    words = ["run", "locate", "--images", folder / "images", "--labels", folder / "labels.csv"]
+    words += ["--workspace", folder / "ws", *QUICK, "--rounds", 0, "--boxes", few]
+    said = medloop(*words)
+    assert said.code == 0, said.err
+    refused = (folder / "ws" / "refused.csv").read_text(encoding="utf-8")
+    assert "its labels are of an image of 999 x " in refused
+    assert "annotations[0],has a box outside its image" in refused
+    assert "2 labels are refused and listed in" in said.err
+
+
 def test_a_class_that_sounds_like_nothing_is_asked_after(medloop, discs):
     folder, _ = discs
     words = ["run", "locate", "--images", folder / "images", "--labels", folder / "labels.csv"]

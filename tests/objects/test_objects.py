@@ -7,12 +7,14 @@ import pytest
 from PIL import Image
 
 from medloop.errors import DataError, UsageError
+from medloop.intake import list_sources, take_in
 from medloop.labels import Labels
-from medloop.objects.intake import list_annotated
+from medloop.objects.intake import given_objects, list_annotated
 from medloop.objects.judges import quality_of
 from medloop.objects.sigmas import estimate_sigmas
 from medloop.overlap import iou
 from medloop.predict import predict_images
+from medloop.progress import silent
 from medloop.recipes.landmarks import Landmarks
 from medloop.run import run
 from medloop.store.workspace import Workspace
@@ -124,14 +126,62 @@ def test_a_label_of_no_image_is_named_and_the_run_goes_on(tmp_path):
     )
     (tmp_path / "coco.json").write_text(json.dumps(document))
     listing = list_annotated(tmp_path / "images", tmp_path / "coco.json", classes=None)
-    assert listing.missing == [("gone.png", "annotated, but there is no such image")]
+    assert listing.missing == [("gone.png", "is annotated, but there is no such image")]
     assert len(listing.said) == len(document["annotations"]) - 1
+
+
+def take_objects(folder):
+    """Read the labels into a workspace, without learning; return them and the reasons."""
+    config = Landmarks(
+        images=str(folder / "images"), labels=str(folder / "coco.json"), student="detector"
+    )
+    listing = list_sources(config)
+    said = []
+    with Workspace.create(folder / "ws", config={}) as workspace, workspace.locked():
+        dataset = take_in(workspace, listing, config, silent, said.append)
+        given = given_objects(workspace, listing, dataset, points=False, note=said.append)
+    return given, said, (folder / "ws" / "refused.csv").read_text().splitlines()
+
+
+def test_labels_of_an_image_of_another_size_are_refused(tmp_path):
+    document, _ = discs(tmp_path, 14, hidden=0)
+    document["images"][1].update(width=2 * SIDE)
+    del document["images"][2]["width"]  # an image of which no size is said is taken at its word
+    (tmp_path / "coco.json").write_text(json.dumps(document))
+    given, said, refused = take_objects(tmp_path)
+    reason = "its labels are of an image of 128 x 64, and the image has 64 x 64"
+    assert refused == ["where,reason", *[f'01.png,"{reason}"'] * 2]
+    assert len(given) == len(document["annotations"]) - 2
+    assert said[-1].startswith("2 labels are refused and listed in ")
+
+
+def test_boxes_outside_or_of_no_size_are_refused(tmp_path):
+    document, _ = discs(tmp_path, 14, hidden=0)
+    document["annotations"][0]["bbox"] = [50, 10, 30, 8]
+    document["annotations"][1]["bbox"] = [50, 10, 0, 8]
+    document["annotations"][2]["image_id"] = 77
+    (tmp_path / "coco.json").write_text(json.dumps(document))
+    given, _, refused = take_objects(tmp_path)
+    assert len(given) == len(document["annotations"]) - 3
+    assert sorted(row.partition(",")[0] for row in refused[1:]) == [
+        "00.png",
+        "annotations[1]",
+        "annotations[2]",
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: d.update(annotations=[]), "holds no labelled object of an image"),
+        (lambda d: d.update(annotations=[]), r"holds no labelled object of an image in [^ ]*\.$"),
+        (
+            lambda d: d.update(annotations=[d["annotations"][0] | {"category_id": 9}]),
+            r"no labelled object of an image in .*: annotations\[0\] names a class that is not",
+        ),
+        (
+            lambda d: [image.update(file_name="a" + image["file_name"]) for image in d["images"]],
+            r"holds no labelled object .*: a00.png is annotated, but there is no such image",
+        ),
         (lambda d: d["categories"].append({"id": 5, "name": "ring"}), "class 'ring' has no usable"),
     ],
 )

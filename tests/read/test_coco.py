@@ -183,6 +183,22 @@ def test_keypoints_bring_their_skeleton(tmp_path):
     assert [where for where, _ in found.refused] == [f"annotations[{i}]" for i in range(1, 5)]
 
 
+@pytest.mark.parametrize("first", ["annotations", "categories"])
+def test_one_row_with_another_number_of_points_does_not_cost_the_others(tmp_path, first):
+    skeleton = {"id": 1, "name": "face", "keypoints": ["l", "r"]}
+    points = [[1, 2, 2], [1, 2, 2, 3, 4, 1], [2, 2, 2, 3, 4, 1]]
+    rows = [
+        {**GOOD, "id": k + 1, "category_id": 1, "keypoints": xyv} for k, xyv in enumerate(points)
+    ]
+    sections = {"images": IMAGES, "annotations": rows, "categories": [skeleton]}
+    ordered = {first: sections[first], **sections}
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(ordered))
+    found = read_coco(path)
+    assert found.refused == [("annotations[0]", "has other than 2 keypoints of x, y, visibility")]
+    assert found.labels.keypoints[:, 1].tolist() == [[3, 4, 1]] * 2
+
+
 def test_a_row_without_a_box_names_the_class_of_its_image(tmp_path):
     rows = [{"image_id": 5, "category_id": 2}, {**GOOD, "image_id": 5, "whole_image": True}]
     found = read(tmp_path, rows)

@@ -64,7 +64,12 @@ def resolve(
         elif key in known:
             values[key] = _value(raw)
         else:
-            raise UsageError(f"unknown setting {key!r}.{did_you_mean(key, known)}")
+            parts = sorted(name.removesuffix("_options") for name in known if "_options" in name)
+            named = " or ".join(f"{part}.{key}" for part in parts)
+            raise UsageError(
+                f"unknown setting {key!r}.{did_you_mean(key, known)} "
+                f"A setting of a part is named {named}."
+            )
     try:
         return kind(**values)
     except ValidationError as error:

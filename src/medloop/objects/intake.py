@@ -29,11 +29,13 @@ _SLACK = 0.05
 class Annotated(Listing):
     """Images found, and the objects that a person labelled in some of them.
 
-    ``said.image`` counts along the rows of the listing. ``refused`` holds where a label stands that
+    ``said.image`` counts along the rows of the listing, as ``stated`` (n, 2) does: height and width
+    as the labels have them, 0 where they do not say. ``refused`` holds where a label stands that
     could not be taken over, and why.
     """
 
     said: Labels = field(default_factory=Labels.empty)
+    stated: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     skeleton: Skeleton | None = None
     refused: list[tuple[str, str]] = field(default_factory=list)
 
@@ -54,7 +56,7 @@ def list_annotated(images: Path, labels: Path, *, classes: Sequence[str] | None)
         raise DataError(
             f"{labels} has the classes {', '.join(read.classes)}, asked for {', '.join(classes)}."
         )
-    row_of, missing = _rows(listing, read)
+    row_of, missing = rows_of(listing.table.file, read)
     there = row_of[read.labels.image] >= 0
     said = read.labels[there]
     said = said.with_(
@@ -63,7 +65,11 @@ def list_annotated(images: Path, labels: Path, *, classes: Sequence[str] | None)
         source=np.full(len(said), HUMAN),
     )
     if len(said) == 0:
-        raise DataError(f"{labels} holds no labelled object of an image in {images}.")
+        raise DataError(
+            f"{labels} holds no labelled object of an image in {images}{such_as(read, missing)}."
+        )
+    stated = np.zeros((len(listing), 2), np.int64)
+    stated[row_of[row_of >= 0]] = read.size[row_of >= 0]
 
     def spread(column: Sequence[str] | None) -> list[str]:
         """Give each image of the listing what was said of it."""
@@ -86,16 +92,44 @@ def list_annotated(images: Path, labels: Path, *, classes: Sequence[str] | None)
         missing=[*listing.missing, *missing],
         notes=listing.notes,
         said=said,
+        stated=stated,
         skeleton=read.skeleton,
         refused=read.refused,
     )
 
 
-def _rows(listing: Listing, read: Annotations) -> tuple[NDArray[np.int64], list[tuple[str, str]]]:
-    """Find the image of each annotated file: by its path, or by a name that only one image has."""
-    at = {file: row for row, file in enumerate(listing.table.file)}
+def such_as(read: Annotations, missing: list[tuple[str, str]]) -> str:
+    """Say what stands in the way of the first label or image; nothing where nothing does."""
+    first = [f": {where} {reason}" for where, reason in [*read.refused, *missing]][:1]
+    return "".join(first)
+
+
+def rows_of(
+    files: Sequence[str], read: Annotations
+) -> tuple[NDArray[np.int64], list[tuple[str, str]]]:
+    """Find the image of each annotated file: by its path, or by a name that only one image has.
+
+    Parameters
+    ----------
+    files : (n,) str
+        Paths of the images.
+    read : Annotations
+
+    Returns
+    -------
+    (m,) int
+        Place of each annotated file among ``files``; -1 where there is none.
+    list of (str, str)
+        The files that are not there, and why.
+
+    Raises
+    ------
+    DataError
+        Two annotated files are one image.
+    """
+    at = {file: row for row, file in enumerate(files)}
     named: dict[str, list[int]] = {}
-    for row, file in enumerate(listing.table.file):
+    for row, file in enumerate(files):
         named.setdefault(file.rpartition("/")[2], []).append(row)
     row_of, missing = np.full(len(read), -1, np.int64), []
     for image, file in enumerate(read.file.tolist()):
@@ -106,11 +140,11 @@ def _rows(listing: Listing, read: Annotations) -> tuple[NDArray[np.int64], list[
             row_of[image] = same[0]
         else:
             why = "several images have this name" if same else "there is no such image"
-            missing.append((file, f"annotated, but {why}"))
+            missing.append((file, f"is annotated, but {why}"))
     taken = row_of[row_of >= 0]
     if len(np.unique(taken)) < len(taken):
         row = int(np.sort(taken)[:-1][np.diff(np.sort(taken)) == 0][0])
-        raise DataError(f"two annotated files are both {listing.table.file[row]}.")
+        raise DataError(f"two annotated files are both {files[row]}.")
     return row_of, missing
 
 
@@ -139,22 +173,16 @@ def given_objects(
     table = workspace.table(status="ok")
     row = np.searchsorted(table["id"], said.image)
     extent = np.column_stack([table["width"], table["height"]])[row].astype(float)
-    why = _unusable(said, extent, points=points)
-    files = dict(zip(dataset.id.tolist(), dataset.file.tolist(), strict=True))
-    refused += [(files[int(said.image[row])], reason) for row, reason in sorted(why.items())]
-    keep = np.setdiff1d(np.arange(len(said)), list(why))
-    kept = said[keep]
+    at = {file: row for row, file in enumerate(listing.table.file)}
+    stated = listing.stated[[at[file] for file in dataset.file[dataset.position(said.image)]]]
+    why = unusable(said, extent, stated[:, ::-1], points=points)
+    files = dataset.file[dataset.position(said.image)].tolist()
+    refused += [(files[row], reason) for row, reason in sorted(why.items())]
+    kept = said[np.setdiff1d(np.arange(len(said)), list(why))]
     if kept.box is None and kept.keypoints is not None:
         kept = kept.with_(box=box_around(kept.keypoints))
     kept = kept.with_(mask=None, probs=None)
-    if refused:
-        path = workspace.path("refused.csv")
-        with writing(path, "w") as stream:
-            rows = csv.writer(stream, lineterminator="\n")
-            rows.writerow(("where", "reason"))
-            rows.writerows(refused)
-        where, reason = refused[0]
-        note(f"{len(refused):,} labels are refused and listed in {path}, such as {where}: {reason}")
+    write_refused(workspace, refused, note)
     for k, name in enumerate(listing.classes):
         if not (kept.class_id == k).any():
             raise DataError(f"class {name!r} has no usable object in an image that can be read.")
@@ -165,8 +193,33 @@ def given_objects(
     return kept
 
 
-def _unusable(said: Labels, extent: NDArray[np.float64], *, points: bool) -> dict[int, str]:
-    """Say which rows cannot be learned from, and why; ``extent`` is (m, 2) width and height."""
+def write_refused(workspace: Workspace, refused: list[tuple[str, str]], note: Note) -> None:
+    """List in the workspace which labels were not taken over, and why; say so."""
+    if not refused:
+        return
+    path = workspace.path("refused.csv")
+    with writing(path, "w") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(("where", "reason"))
+        rows.writerows(refused)
+    where, reason = refused[0]
+    note(f"{len(refused):,} labels are refused and listed in {path}, such as {where}: {reason}")
+
+
+def unusable(
+    said: Labels, extent: NDArray[np.float64], stated: NDArray[np.int64], *, points: bool
+) -> dict[int, str]:
+    """Say which rows cannot be learned from, and why.
+
+    Parameters
+    ----------
+    said : (m,) Labels
+    extent, stated : (m, 2)
+        Width and height of the image of each, as it is and as the labels have it; 0 where they do
+        not say.
+    points : bool
+        Whether keypoints are needed.
+    """
     why: dict[int, str] = {}
     if points and said.keypoints is not None:
         shown = said.keypoints[..., 2] > 0
@@ -191,6 +244,9 @@ def _unusable(said: Labels, extent: NDArray[np.float64], *, points: bool) -> dic
             why.setdefault(
                 row, f"its box {said.box[row].tolist()} lies outside the image of {w} x {h}"
             )
+    for row in np.flatnonzero((stated > 0).all(axis=1) & (stated != extent).any(axis=1)).tolist():
+        (w, h), (width, height) = extent[row].astype(int).tolist(), stated[row].tolist()
+        why[row] = f"its labels are of an image of {width} x {height}, and the image has {w} x {h}"
     return why
 
 

@@ -16,7 +16,9 @@ from medloop.gate import Gate, Verdict, quality_kept
 from medloop.judges import Judges
 from medloop.labels import HUMAN, PARTLY, Labels
 from medloop.loop import Proposal, Round
+from medloop.objects.intake import rows_of, such_as, unusable, write_refused
 from medloop.overlap import iou_rows
+from medloop.progress import Note
 from medloop.read.listing import Listing
 from medloop.recipes import Recipe
 from medloop.store.workspace import Workspace
@@ -110,7 +112,12 @@ def _uncalibrated(made: Round) -> Round:
 
 
 def given_places(
-    workspace: Workspace, listing: Listing, dataset: Dataset, told: Labels, boxes: Path | None
+    workspace: Workspace,
+    listing: Listing,
+    dataset: Dataset,
+    told: Labels,
+    boxes: Path | None,
+    note: Note,
 ) -> Labels:
     """Log a person's classes and few boxes; return the boxes.
 
@@ -119,7 +126,7 @@ def given_places(
     Raises
     ------
     DataError
-        The boxes name other classes, or none lies in an image of the folder.
+        The boxes name other classes, or none can be used in an image of the folder.
     """
     counts = np.bincount(told.class_id, minlength=len(listing.classes)).tolist()
     payload = {"classes": dict(zip(listing.classes, counts, strict=True))}
@@ -134,22 +141,32 @@ def given_places(
         raise DataError(
             f"{boxes} has the class {unknown[0]!r}; classes are {', '.join(listing.classes)}."
         )
-    id_of = dict(zip(dataset.file.tolist(), dataset.id.tolist(), strict=True))
-    class_of = np.array([listing.classes.index(name) for name in read.classes], np.int64)
-    image = np.array([id_of.get(file, -1) for file in read.file.tolist()], np.int64)
-    rows = read.labels[image[read.labels.image] >= 0]
+    row_of, missing = rows_of(dataset.file.tolist(), read)
+    rows = read.labels[row_of[read.labels.image] >= 0]
     if len(rows) == 0:
-        raise DataError(f"{boxes} holds no box in an image of the run.")
-    at = image[rows.image]
+        raise DataError(f"{boxes} holds no box in an image of the run{such_as(read, missing)}.")
+    stated = read.size[rows.image][:, ::-1]
+    row = row_of[rows.image]
+    table = workspace.table(status="ok")
+    held = np.searchsorted(table["id"], dataset.id[row])
+    extent = np.column_stack([table["width"], table["height"]])[held].astype(float)
+    why = unusable(rows, extent, stated, points=False)
+    refused = [(str(dataset.file[row[k]]), reason) for k, reason in sorted(why.items())]
+    write_refused(workspace, [*read.refused, *missing, *refused], note)
+    keep = np.setdiff1d(np.arange(len(rows)), list(why))
+    if len(keep) == 0:
+        raise DataError(f"{boxes} holds no usable box: {refused[0][0]}: {refused[0][1]}.")
+    class_of = np.array([listing.classes.index(name) for name in read.classes], np.int64)
+    rows, image = rows[keep], dataset.id[row[keep]]
     few = replace(
         rows,
-        image=at,
+        image=image,
         class_id=class_of[rows.class_id],
         source=np.full(len(rows), HUMAN),
         probs=None,
         mask=None,
         keypoints=None,
-        looked_at=np.unique(at),
+        looked_at=np.unique(image),
     )
     workspace.log.append("boxes", "boxes", labels=few, actor="table", looked_by=PARTLY)
     return few

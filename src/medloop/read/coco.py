@@ -9,6 +9,7 @@ the last bit.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -399,9 +400,9 @@ class _Coco:
         if self.skeleton is not None:
             self.points = len(self.skeleton.points)
         if not self.points:
-            self.points = next(
-                (len(points) // 3 for points in given if isinstance(points, list) and points), 0
-            )
+            widths = Counter(len(points) // 3 for points in given if isinstance(points, list))
+            del widths[0]
+            self.points = widths.most_common(1)[0][0] if widths else 0
         held = np.zeros((len(records), self.points, 3))
         for row, points in enumerate(given):
             if not points:
