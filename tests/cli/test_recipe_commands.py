@@ -121,9 +121,21 @@ def test_a_few_boxes_that_cannot_be_used_are_named(medloop, discs):
     assert "2 labels are refused and listed in" in said.err
 
 
-def test_a_class_that_sounds_like_nothing_is_asked_after(medloop, discs):
-    folder, _ = discs
+def test_a_class_that_sounds_like_nothing_is_background_unless_asked(medloop, discs):
+    folder, told = discs
     words = ["run", "locate", "--images", folder / "images", "--labels", folder / "labels.csv"]
-    said = medloop(*words, "--workspace", folder / "ws", *QUICK, "--rounds", 0)
+    words += [*QUICK, "--rounds", 0]
+    said = medloop(*words, "--workspace", folder / "ws")
     assert said.code == 0, said.err
-    assert "class 'normal' gets boxes like the others; say --background normal if" in said.err
+    assert "Nothing is drawn in images of the class normal, by its name" in said.err
+    again = medloop(*words, "--workspace", folder / "ws2", "--set", "background=[]")
+    assert again.code == 0, again.err
+    assert "by its name" not in again.err
+    drawn = []
+    for name in ("ws", "ws2"):
+        medloop("export", folder / name, "--format", "coco", "--out", folder / f"{name}.json")
+        document = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        file = {image["id"]: image["file_name"] for image in document["images"]}
+        classes = {told[int(file[one["image_id"]][:2])] for one in document["annotations"]}
+        drawn.append(sorted(classes))
+    assert drawn == [["bright", "dark"], ["bright", "dark", "normal"]]

@@ -78,7 +78,8 @@ def zero_shot(
     workspace: Folder,
     classes: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="YAML, class: [prompt, ...]; {} stands for the class.")
+        Path | None,
+        typer.Option(help="YAML: a list of prompts for every class; {} stands for its name."),
     ] = None,
     clip: Annotated[
         str | None, typer.Option(help="CLIP or SigLIP: a folder, or a name on the hub.")
@@ -131,7 +132,9 @@ def locate(
     classes: Classes = None,
     background: Annotated[
         str | None,
-        typer.Option(help="Classes that show nowhere, such as normal, comma-separated."),
+        typer.Option(
+            help="Classes that show nowhere, comma-separated; normal and the like by default."
+        ),
     ] = None,
     boxes: Annotated[
         Path | None,

@@ -28,7 +28,8 @@ masks, and a model is sure of what it learned:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -68,8 +69,8 @@ Ints = NDArray[np.int64]
 
 #: Points a side of the grid that Segment Anything is asked at, by round.
 GRIDS = (6, 8, 10)
-#: Names of classes of which nothing shows, most likely.
-NOTHING = ("normal", "negative", "none", "nothing", "healthy", "background", "no finding")
+#: Names of classes of which nothing shows, and how others of them begin.
+NOTHING = tuple("normal negative none nothing healthy background control no without".split())
 #: How boxes are chosen where nobody drew any: by the soft overlap with the peaks of the map.
 PEAKS = Choice(rule="soft_iou", power=2.0, quantile=0.8)
 
@@ -86,7 +87,7 @@ class Locate(Recipe):
     proposal_options: dict[str, Any] = Field(default_factory=dict)
     detector: Literal["detector", "transformer_detector", "ultralytics"] = "detector"
     detector_options: dict[str, Any] = Field(default_factory=dict)
-    background: list[str] = Field(default_factory=list)
+    background: list[str] | None = None
     rule: Literal["auto", "soft_iou", "faithful", "union", "otsu"] = "auto"
     curriculum: Literal["confidence", "random", "none"] = "confidence"
     rounds: int = Field(default=4, ge=0, le=100)
@@ -112,6 +113,29 @@ class Locate(Recipe):
                 looking = {"size": 160, "sampling": "balanced", "label_smoothing": 0.05}
                 self.student_options = looking | self.student_options
         return self
+
+    def settled(self, classes: Sequence[str], *, note: Note) -> Self:
+        """Take classes for background whose names say that nothing shows: ``no finding``.
+
+        Only ours does, where nobody named the background, and where a class remains to be located.
+
+        Examples
+        --------
+        >>> quietly = lambda sentence: None
+        >>> Locate(images="").settled(["Normal", "no_polyp", "noma"], note=quietly).background
+        ['Normal', 'no_polyp']
+        """
+        if self.mode != "ours" or self.background is not None:
+            return self
+        found = [name for name in classes if re.split(r"[\W_]", name.lower())[0] in NOTHING]
+        if not found or len(found) == len(classes):
+            return self
+        which = "class {}, by its name" if len(found) == 1 else "classes {}, by their names"
+        note(
+            f"Nothing is drawn in images of the {which.format(', '.join(found))}; "
+            "with --set background=[] it is."
+        )
+        return self.model_copy(update={"background": found})
 
     def teaching_files(self) -> set[str]:
         """Name the files in which a person drew boxes."""
@@ -150,21 +174,16 @@ class Locate(Recipe):
         DataError
             An unknown background class, or nothing but background.
         """
-        for name in self.background:
+        named = self.background or []
+        for name in named:
             if name not in dataset.classes:
                 raise DataError(
                     f"background class {name!r} is none of {', '.join(dataset.classes)}."
                 )
-        background = tuple(dataset.classes.index(name) for name in self.background)
+        background = tuple(dataset.classes.index(name) for name in named)
         shown = known[~np.isin(known.class_id, background)]
         if len(shown) == 0:
             raise DataError("every image is of a background class: there is nothing to locate.")
-        for name in dataset.classes:
-            if not background and name.lower() in NOTHING and self._note is not None:
-                self._note(
-                    f"class {name!r} gets boxes like the others; say --background {name} if "
-                    "nothing shows in its images."
-                )
         detector = make_student(self.detector, self.detector_options)
         bench = Bench(
             config=self,

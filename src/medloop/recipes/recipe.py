@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medloop.dataset import Dataset
 from medloop.labels import Labels
 from medloop.loop import Step
-from medloop.progress import Progress, silent
+from medloop.progress import Note, Progress, silent
 from medloop.students import Student
 
 
@@ -44,6 +45,10 @@ class Recipe(BaseModel, ABC):
     val_share: float = Field(default=0.0, ge=0, lt=1)
     allow_leak: bool = False
     student_options: dict[str, Any] = Field(default_factory=dict)
+
+    def settled(self, classes: Sequence[str], *, note: Note) -> Self:
+        """Return the recipe with what the names of the classes settle; ``note`` is told what."""
+        return self
 
     def teaching_files(self) -> set[str]:
         """Name the files from which more is learned than their label; they stay in training."""

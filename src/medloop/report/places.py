@@ -68,7 +68,7 @@ def place_section(
         "boxes": int((current.source == MODEL).sum()),
         "drawn_by_person": int((current.source == HUMAN).sum()),
         "empty": int((table["status"] == "ok").sum()) - placed,
-        "background": list(workspace.config["background"]),
+        "background": list(workspace.config["background"] or []),
         "said": list(student.get("settings", {}).get("said", [])),
         "figures": [
             {"title": title, "caption": caption, "svg": drawn}
