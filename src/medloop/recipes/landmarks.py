@@ -18,8 +18,7 @@ model predicts on what it learned. ``ours`` changes five things:
 - New labels that overlap each other by points are suppressed, and the score falls where points, or
   the sides of boxes, move when the image is mirrored or scaled.
 - The score from which an object is believed is chosen for each class on the ``val`` split: the
-  lowest from which a share ``precision`` of what is found there is right (:func:`marks_of`). A
-  class of which less than half as many would be left as the round before had keeps those.
+  lowest from which a share ``precision`` of what is found there is right (:func:`marks_of`).
 - Where the machine sees something and is not sure, nothing is taught, neither object nor
   background.
 - A round is used only if a person's held-out objects are found as well as before, and no more is
@@ -285,11 +284,10 @@ def _ours(bench: Bench, known: Labels, before: Proposal | None, number: int) -> 
         found = student.label(images, progress=bench.progress)
         doubts.append(_doubts(found[found.score >= config.confidence], known, config.spreads))
         parts.append(config.steadied(student, images, found, known))
-    found = Labels.concat(parts)
-    found = Labels.concat([found, _seen_again(sure, found, config)])
-    found = _single(_marked(bench, fitted, found), config.alike, config.spreads)
-    found = _not_collapsed(found, sure, config, len(bench.dataset.classes))
-    labels = _plain(found[found.score >= min(config.unsure, config.confidence)], bench.dataset)
+    seen = Labels.concat(parts)
+    found = Labels.concat([_marked(bench, fitted, seen), _seen_again(sure, seen, config)])
+    found = found[found.score >= min(config.unsure, config.confidence)]
+    labels = _plain(_single(found, config.alike, config.spreads), bench.dataset)
     return Proposal(fitted, labels, kept=len(sure), doubts=Labels.concat(doubts))
 
 
@@ -339,7 +337,12 @@ def _readers(
 
 
 def _seen_again(sure: Labels, found: Labels, config: Landmarks) -> Labels:
-    """Return the labels of the round before that are found again; they keep their score."""
+    """Return the labels of the round before that are found again; they keep their score.
+
+    They reached the mark of their round. That of a later one is no better judge of them: a student
+    that has learned to see what people left out sees it in held-out images too, where it counts as
+    wrong, and the mark rises.
+    """
     if len(sure) == 0 or len(found) == 0:
         return sure[:0]
     return sure[best_like(found, sure, config.spreads) >= config.alike]
@@ -350,27 +353,8 @@ def _marked(bench: Bench, fitted: Any, found: Labels) -> Labels:
     config, held = bench.config, bench.config.held
     seen = found[:0] if held is None else config.look(fitted, held.dataset, Labels.empty())
     marks = marks_of(config, seen, held, len(bench.dataset.classes))
-    return _doubted(found, found.score < marks[found.class_id], config)
-
-
-def _doubted(found: Labels, which: Mask, config: Landmarks) -> Labels:
-    """Hold scores below ``confidence``."""
     below = np.minimum(found.score, np.nextafter(np.float32(config.confidence), np.float32(0)))
-    return found.with_(score=np.where(which, below, found.score))
-
-
-def _not_collapsed(found: Labels, sure: Labels, config: Landmarks, classes: int) -> Labels:
-    """Let a class keep its labels of the round before where less than half as many are left.
-
-    Both reached the mark of their round, so that a like share of them is right, and the smaller
-    set would only leave objects out. It happens where people left out many objects of a class: a
-    student that learned to see these too is surest of fewer that a person marked.
-    """
-    now = np.bincount(found.class_id[found.score >= config.confidence], minlength=classes)
-    collapsed = 2 * now < np.bincount(sure.class_id, minlength=classes)
-    found = _doubted(found, collapsed[found.class_id], config)
-    kept = Labels.concat([found, sure[collapsed[sure.class_id]]])
-    return _single(kept, config.alike, config.spreads)
+    return found.with_(score=np.where(found.score >= marks[found.class_id], found.score, below))
 
 
 def best_like(found: Labels, truth: Labels, sigmas: Floats | None) -> Floats:
