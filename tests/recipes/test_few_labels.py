@@ -201,6 +201,32 @@ def test_a_chain_that_knows_less_learns_from_less(pool, known):
             assert labels.image[weight == 1].tolist() == part.image.tolist()
 
 
+@pytest.mark.parametrize("mode", ["ours", "faithful"])
+def test_every_fit_and_every_reading_says_how_far_it_is(pool, known, mode):
+    @dataclass(frozen=True)
+    class Teller(Witness):
+        def fit(self, dataset, labels, *, weight=None, seed, progress):
+            progress("fit", 1, 1)
+            return super().fit(dataset, labels, weight=weight, seed=seed)
+
+        def label(self, dataset, *, progress):
+            progress("label", 1, 1)
+            return super().label(dataset)
+
+    told, teller = [], Teller()
+
+    def progress(stage, done, total):
+        told.append(stage)
+
+    step = settings(mode=mode).steps(pool, known, teller, progress=progress)
+    before = None
+    for number in range(3):
+        before = step(known, before, number)
+    kinds = [entry[0] for entry in teller.diary if entry[0] in ("fit", "label")]
+    assert told == kinds
+    assert len(told) >= 6
+
+
 def test_a_class_that_the_machine_never_says_is_no_fault(pool, known, student):
     step = settings().steps(pool, known, student)
     probs = np.tile([0.9, 0.1], (60, 1))

@@ -173,7 +173,7 @@ class Spy:
     def __init__(self, seen):
         self.seen, self.learned = seen, set()
 
-    def fit(self, dataset, labels, *, seed):
+    def fit(self, dataset, labels, *, seed, progress):
         made = Spy(self.seen)
         made.learned = set(dataset.group[dataset.position(labels.image)].tolist())
         made.classes, made.taught = dataset.classes, labels

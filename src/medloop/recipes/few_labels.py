@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from medloop.dataset import Dataset
@@ -81,6 +82,7 @@ class FewLabels(Recipe):
             adapt(teacher) if teacher is not None else None,
             text,
             len(known),
+            progress,
         )
         make = _ours if self.mode == "ours" else _faithful
         return lambda chain, before, number: (
@@ -107,6 +109,7 @@ class Bench:
         Labels the images that have report text.
     everyone : int
         Number of known labels; a chain that knows fewer only judges.
+    progress : Progress
     """
 
     config: FewLabels
@@ -116,28 +119,40 @@ class Bench:
     teacher: Student | None
     text: Text | None
     everyone: int
+    progress: Progress = silent
+
+    def learn(
+        self, student: Student, labels: Labels, weight: NDArray[np.float64] | None = None
+    ) -> Student:
+        """Fit a student to labels of images of the split."""
+        seed, progress = self.config.seed, self.progress
+        return student.fit(self.dataset, labels, weight=weight, seed=seed, progress=progress)
+
+    def read(self, fitted: Student, dataset: Dataset | None = None) -> Labels:
+        """Label the split, or some of its images."""
+        return fitted.label(self.dataset if dataset is None else dataset, progress=self.progress)
 
 
 def _baseline(bench: Bench, known: Labels) -> Proposal:
     """Round 0: the student learns from a person's labels alone, and labels the pool."""
-    fitted = bench.student.fit(bench.dataset, known, seed=bench.config.seed)
-    return Proposal(fitted, _read(bench, known, fitted.label(bench.dataset)), kept=0)
+    fitted = bench.learn(bench.student, known)
+    return Proposal(fitted, _read(bench, known, bench.read(fitted)), kept=0)
 
 
 def _faithful(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
     """Train on manual and machine labels, one as good as the other."""
     pool = before[not_human(before, known)]
     hard = Labels.concat([known, pool]).with_(probs=None)
-    fitted = bench.student.fit(bench.dataset, hard, seed=bench.config.seed)
-    return Proposal(fitted, _read(bench, known, fitted.label(bench.dataset)), kept=len(pool))
+    fitted = bench.learn(bench.student, hard)
+    return Proposal(fitted, _read(bench, known, bench.read(fitted)), kept=len(pool))
 
 
 def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
     """Learn in the space of the pool, from round 2 on also from the surest machine labels."""
     if number == 1 and bench.text is None:
         first = bench.teacher or bench.adapted
-        fitted = first.fit(bench.dataset, known, seed=bench.config.seed)
-        labels = fitted.label(bench.dataset)
+        fitted = bench.learn(first, known)
+        labels = bench.read(fitted)
         if bench.teacher is None:
             return Proposal(fitted, labels, kept=0)
         before = labels
@@ -145,7 +160,7 @@ def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
     kept = pool[surest_of_each_class(pool, share=1.0 if number == 1 else bench.config.share)]
     final = _learn(bench, known, kept)
     if len(known) < bench.everyone:
-        labels = final.label(bench.dataset)  # a chain that only judges delivers no label
+        labels = bench.read(final)  # a chain that only judges delivers no label
     else:
         labels = _out_of_fold(bench, known, pool, kept, number)
     return Proposal(final, _read(bench, known, labels), kept=len(kept))
@@ -160,7 +175,7 @@ def _out_of_fold(bench: Bench, known: Labels, pool: Labels, kept: Labels, number
     side[dataset.position(pool.image)] = half
     kept_side = side[dataset.position(kept.image)]
     parts = [
-        _learn(bench, known, kept[kept_side != held_out]).label(dataset[side == held_out])
+        bench.read(_learn(bench, known, kept[kept_side != held_out]), dataset[side == held_out])
         for held_out in (0, 1)
     ]
     both = Labels.concat(parts)
@@ -170,7 +185,7 @@ def _out_of_fold(bench: Bench, known: Labels, pool: Labels, kept: Labels, number
 def _learn(bench: Bench, known: Labels, kept: Labels) -> Student:
     classes, trust = len(bench.dataset.classes), bench.config.trust
     labels, weight = taught(known, kept, classes=classes, trust=trust)
-    return bench.adapted.fit(bench.dataset, labels, weight=weight, seed=bench.config.seed)
+    return bench.learn(bench.adapted, labels, weight)
 
 
 def _read(bench: Bench, known: Labels, seen: Labels) -> Labels:

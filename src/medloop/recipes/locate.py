@@ -354,8 +354,10 @@ def _faithful(bench: Bench, before: Proposal | None, number: int) -> Proposal:
     config, dataset = bench.config, bench.dataset
     choice = Choice(rule="faithful" if config.rule == "auto" else config.rule)
     if before is None:
-        classifier = bench.student.fit(dataset, bench.known, seed=config.seed)
-        said = classifier.label(dataset).of(bench.shown.image)
+        classifier = bench.student.fit(
+            dataset, bench.known, seed=config.seed, progress=bench.progress
+        )
+        said = classifier.label(dataset, progress=bench.progress).of(bench.shown.image)
         rows, lost = teachers(said.class_id, bench.shown.class_id, len(dataset.classes))
         for k in lost.tolist():
             bench.say(
@@ -472,7 +474,8 @@ def _look(bench: Bench, had: Localizer | None) -> Sight:
     A map answers no question that it was taught the answer of: its classifier learned the image's
     class, which a person gave, and no box. One that has seen the image points better.
     """
-    dataset, known, seed = bench.dataset, bench.known, bench.config.seed
+    dataset, known = bench.dataset, bench.known
+    told: dict[str, Any] = {"seed": bench.config.seed, "progress": bench.progress}
     probs = np.zeros((len(dataset), len(dataset.classes)))
     half = bench.half()
     for own in (0, 1):
@@ -482,12 +485,12 @@ def _look(bench: Bench, had: Localizer | None) -> Sight:
                 f"All images of class {dataset.classes[k]!r} are of patients of one half: no model "
                 "that has not learned from them knows the class, and none can judge them."
             )
-        probs[half == own] = bench.student.fit(dataset, others, seed=seed).label(mine).probs
-    classifier = bench.student.fit(dataset, known, seed=seed) if had is None else had.classifier
+        probs[half == own] = bench.student.fit(dataset, others, **told).label(mine).probs
+    classifier = bench.student.fit(dataset, known, **told) if had is None else had.classifier
     pointer = None if had is None else had.pointer
     if had is None and bench.background and len(dataset.classes) > len(bench.background) + 1:
         shows = (~np.isin(known.class_id, bench.background)).astype(np.int64)
-        pointer = bench.student.fit(somewhere(dataset), known.with_(class_id=shows), seed=seed)
+        pointer = bench.student.fit(somewhere(dataset), known.with_(class_id=shows), **told)
     part = dataset.where(images=known.image)
     likely = probs[dataset.position(part.id)]
     likely[:, list(bench.background)] = -1.0
