@@ -32,10 +32,10 @@ from PIL import Image
 
 from medloop.dataset import ArrayPixels, Dataset
 from medloop.labels import Labels
-from medloop.metrics import auc
 from medloop.prepare.border import cut
 from medloop.prepare.degrade import KINDS, degrade
 from medloop.prepare.quality import measure
+from medloop.roc import auc
 from medloop.students.feature_file import Features
 from medloop.students.measured import Measured
 

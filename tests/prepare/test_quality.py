@@ -87,6 +87,32 @@ def test_parts_and_directions_and_whites_move_their_feature():
     assert smoke["saturation_low"] < good["saturation_low"]
 
 
+def test_parts_with_white_spots_are_counted_however_large_the_spots_are():
+    frame = np.full((SIZE, SIZE, 3), (200, 100, 50), np.uint8)
+    assert named(frame)["white_parts"] == 0
+    wide = frame.copy()
+    wide[10:18, 10:18] = 255  # inside one part of 28 x 28 pixels
+    assert named(wide)["white_parts"] == 1 / 64
+    points = frame.copy()
+    for y, x in ((5, 5), (5, 100), (100, 5), (200, 200)):
+        points[y : y + 4, x : x + 4] = 255
+    assert named(points)["white_parts"] == 4 / 64
+    assert named(points)["white"] == pytest.approx(named(wide)["white"])
+    points[40, 40:47] = 255  # less than 1% of a part
+    points[150:160, 150:160] = (255, 255, 150)  # bright, but coloured
+    assert named(points)["white_parts"] == 4 / 64
+
+
+def test_parts_with_white_spots_are_of_what_lies_inside():
+    frame = np.full((300, 300, 3), (200, 100, 50), np.uint8)
+    border = Border.circle(frame.shape, 150, 150, 120)
+    spotted = frame.copy()
+    spotted[135:165, 135:165] = 255
+    inside = named(surround(spotted, border, black=255), border)["white_parts"]
+    assert inside == named(surround(spotted, border, black=0), border)["white_parts"]
+    assert inside > 0 == named(surround(frame, border, black=255), border)["white_parts"]
+
+
 @pytest.mark.parametrize("step", [(9, 0), (0, -14), (8, 11), (-20, 5)])
 def test_two_exposures_in_one_have_an_echo(step):
     frame = np.random.default_rng(0).integers(40, 200, (SIZE, SIZE, 3)).astype(np.uint8)

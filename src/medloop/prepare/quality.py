@@ -21,6 +21,9 @@ Plane = NDArray[np.float32]
 #: Pixels along the shorter side at which frames are measured, so that cameras can be compared.
 SIZE = 224
 
+#: Above it the darkest channel is that of a white pixel.
+_WHITE = 0.8
+
 #: What is measured, in this order.
 FEATURES = (
     "tenengrad",
@@ -58,6 +61,7 @@ FEATURES = (
     "quiet",
     "loud",
     "echo",
+    "white_parts",
 )
 
 
@@ -72,7 +76,7 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
 
     Returns
     -------
-    (35,) float
+    (36,) float
         In the order of ``FEATURES``. ``tenengrad``: log of the mean squared Sobel gradient;
         ``laplacian``: log of the Laplacian's variance; ``fine`` and ``coarse``: log of how much
         the energy of details falls from one scale to the next, which tells blur from a smooth
@@ -98,7 +102,9 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
         ``colour_detail``: log of the second's energy per the first's; ``redness``: log of the
         mean red per the mean green; ``quiet``, ``loud``: log of the 20th and 99th percentile of
         the finest details; ``echo``: log of the highest peak of their cepstrum 4 to 32 pixels
-        away, in its standard deviations (two exposures in one). Grey values lie in [0, 1].
+        away, in its standard deviations (two exposures in one); ``white_parts``: share of the 64
+        parts with more than 1% of bright colourless pixels, which counts spots (glare, bubbles)
+        rather than their size. Grey values lie in [0, 1].
 
     Raises
     ------
@@ -155,12 +161,13 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
             *_colours(least, grey, saturation, inside, core),
             _redness(colour, inside),
             *_finest(grey - scales[1], core),
+            float((_means((least > _WHITE).astype(np.float32), inside) > 0.01).mean()),
         ]
     )
 
 
 def measure_all(frames: Iterable[NDArray[Any]]) -> Floats:
-    """Measure frames inside the content area that is found in each: (n, 35)."""
+    """Measure frames inside the content area that is found in each: (n, 36)."""
     from medloop.prepare.content import find_border
 
     rows = [measure(frame, find_border(frame)) for frame in frames]
@@ -302,7 +309,7 @@ def _whites(least: Plane, inside: NDArray[np.bool_]) -> Iterator[float]:
     # what lies outside hides nothing and adds nothing
     opened = minimum_filter(np.where(inside, least, np.float32(1)), 13)
     opened = maximum_filter(np.where(inside, opened, np.float32(0)), 13)
-    white = inside & (least > 0.8)
+    white = inside & (least > _WHITE)
     kinds = (
         least - opened > 0.12,
         white,

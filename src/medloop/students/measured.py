@@ -35,20 +35,35 @@ _FAR = 6.0
 _GOOD = "good"
 #: How many spreads of the regression's score weigh as much as one of the distance.
 _LESS = 4.0
-#: Measures that the distance is taken of; the others add nothing to these, or differ by camera.
+#: Measures that the distance is taken of; the others add nothing to these, or differ more from
+#: patient to patient than from good to bad (colour, brightest parts).
 _USED = (
     "fine",
     "coarse",
-    "bright",
     "mean",
     "contrast",
     "specular",
     "entropy",
-    *FEATURES[FEATURES.index("unevenness") + 1 :],
+    "noise",
+    "fine_least",
+    "coarse_least",
+    "fine_direction",
+    "white",
+    "white_core",
+    "pale_core",
+    "sharp_low",
+    "contrast_low",
+    "haze",
+    "edge_colour",
+    "colour_detail",
+    "quiet",
+    "loud",
+    "echo",
+    "white_parts",
 )
 _COLUMNS = [FEATURES.index(name) for name in _USED]
 #: Shares, of which what counts is how many times larger one is than another.
-_SHARES = [_USED.index(name) for name in ("bright", "specular")]
+_SHARES = [_USED.index("specular")]
 _LEAST_SHARE = 3e-3
 #: Smaller differences of any measure mean nothing.
 _LEAST_SPREAD = 0.02
@@ -73,7 +88,7 @@ class Measures:
         into: NDArray[np.float32] | None = None,
         progress: Progress = silent,
     ) -> NDArray[np.float32]:
-        """Return (n, 35) measures, in the order of the data set."""
+        """Return (n, 36) measures, in the order of the data set."""
         from medloop.prepare.quality import measure_all
 
         rows = np.empty((len(dataset), self.dimensions), np.float32) if into is None else into
@@ -103,9 +118,9 @@ class Unlike:
 
     Parameters
     ----------
-    centre, spread : (27,) float
+    centre, spread : (22,) float
         Of the measures of good frames.
-    precision : (27, 27) float
+    precision : (22, 22) float
         Inverse of their correlation, shrunk by the square of what Ledoit & Wolf (2004) say: a
         good estimate of it needs more, but what good frames vary in least tells most.
     levels : (2, 2) float
@@ -319,7 +334,7 @@ class Measured:
         return self.unlike.scores(rows, self._logit(rows))
 
     def embed(self, dataset: Dataset) -> Floats:
-        """Return (n, 35) measures."""
+        """Return (n, 36) measures."""
         return self._rows(dataset, silent)
 
     def with_temperature(self, temperature: float) -> Self:
@@ -384,12 +399,12 @@ def _held_out(good: Floats, group: NDArray[np.int64]) -> Floats:
 
 
 def used(rows: Floats) -> Floats:
-    """Return (n, 27) the measures that a distance is taken of, shares as logarithms.
+    """Return (n, 22) the measures that a distance is taken of, shares as logarithms.
 
     Examples
     --------
     >>> used(np.zeros((2, len(FEATURES)))).shape
-    (2, 27)
+    (2, 22)
     """
     kept = np.array(rows[:, _COLUMNS], np.float64)
     kept[:, _SHARES] = np.log(kept[:, _SHARES] + _LEAST_SHARE)
