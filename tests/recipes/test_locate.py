@@ -186,6 +186,20 @@ class Spy:
         return Labels(image=dataset.id, class_id=np.zeros(len(dataset), int), probs=probs)
 
 
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [
+        ({}, {"size": 128, "max_steps": 400}),
+        ({"size": 64}, {"size": 64, "max_steps": 400}),
+        ({"epochs": 90}, {"size": 128, "epochs": 90}),
+        ({"min_steps": 900}, {"size": 128, "min_steps": 900}),
+    ],
+)
+def test_a_detector_is_short_unless_its_length_is_named(given, settled):
+    assert Locate(images="", detector_options=given).detector_options == settled
+    assert Locate(images="", mode="faithful", detector_options=given).detector_options == given
+
+
 @pytest.mark.parametrize("background", [[], ["z"]])
 def test_no_opinion_comes_from_a_model_that_learned_from_the_patient(monkeypatch, background):
     random = np.random.default_rng(0)
