@@ -189,7 +189,10 @@ def test_the_score_is_halved_where_points_move_by_the_limit(dataset, known, trut
 
 @dataclass(frozen=True)
 class Inventor(Seer):
-    """Sees in image ``i`` an object that is none, with score ``invented[i]``."""
+    """Sees in image ``i`` an object that is none, with score ``invented[i]``.
+
+    Where it sees that depends on what it learned.
+    """
 
     invented: tuple = ()
 
@@ -200,8 +203,9 @@ class Inventor(Seer):
             return found
         first = np.array([np.flatnonzero(found.image == i)[0] for i in rows])
         wrong = found[first]
-        points, box = wrong.keypoints.copy(), wrong.box + 500.0
-        points[..., :2] += 500
+        away = 500.0 * (1 + (0 if self.taught is None else len(self.taught)))
+        points, box = wrong.keypoints.copy(), wrong.box + away
+        points[..., :2] += away
         score = np.array([self.invented[i] for i in rows])
         return Labels.concat([found, wrong.with_(box=box, keypoints=points, score=score)])
 
@@ -260,6 +264,22 @@ def test_where_no_score_is_sure_nothing_is_believed(dataset, known, truth):
     (made,) = rounds_of(config, dataset, known, Seer(truth))
     assert (made.best.labels.score < config.confidence).all()
     assert len(made.best.labels) == 2 * N - len(known)
+
+
+def test_what_nobody_labelled_and_all_students_place_alike_is_no_error(dataset, known, truth):
+    every = replace(truth, looked_at=dataset.id)
+    held = HeldOut(dataset, every[np.arange(2 * N) % 6 != 5])  # each sixth was left out
+    config = settings(rounds=0).knowing(held=held, sigmas=None)
+    looked = config.look(Seer(truth), dataset, Labels.empty())
+    assert marks_of(config, looked, held, 1).tolist() == [np.inf]
+
+    def believed(student):
+        (made,) = rounds_of(config, dataset, known, student)
+        return int((made.best.labels.score >= config.confidence).sum())
+
+    assert believed(Seer(truth)) == 2 * N - len(known)
+    # what is elsewhere for each student is an error
+    assert believed(Inventor(truth, invented=(0.95,) * N)) == 0
 
 
 def test_few_held_out_objects_choose_no_score(dataset, known, truth):
