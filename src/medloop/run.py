@@ -58,7 +58,8 @@ def run(
         Whatever the images, the table or the workspace do not allow; see ``medloop.errors``.
     """
     listing = list_sources(config)
-    config = config.settled(listing.classes, note=note)
+    points = isinstance(listing, Annotated) and listing.said.keypoints is not None
+    config = config.settled(listing.classes, points=points, note=note)
     refuse_patient_leak(listing, config)
     with Workspace.create(path, config=config.model_dump(mode="json")) as workspace:
         with workspace.locked():

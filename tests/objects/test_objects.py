@@ -198,9 +198,25 @@ def test_labels_that_nothing_can_be_learned_from_are_refused(tmp_path, change, w
 
 def test_a_pose_needs_points(tmp_path):
     discs(tmp_path, 14, hidden=0)
-    config = Landmarks(images=str(tmp_path / "images"), labels=str(tmp_path / "coco.json"))
+    given = {"images": str(tmp_path / "images"), "labels": str(tmp_path / "coco.json")}
     with pytest.raises(DataError, match="needs keypoints, and there are none"):
-        run(tmp_path / "ws", config, note=lambda sentence: None)
+        run(tmp_path / "ws", Landmarks(student="pose", **given), note=lambda sentence: None)
+
+
+def test_boxes_without_points_are_a_detectors_where_no_student_is_named(tmp_path):
+    discs(tmp_path, 14, hidden=0)
+    said, few = [], {**TINY, "min_steps": 1, "max_steps": 1}
+    config = Landmarks(
+        images=str(tmp_path / "images"),
+        labels=str(tmp_path / "coco.json"),
+        rounds=0,
+        student_options=few,
+    )
+    run(tmp_path / "ws", config, note=said.append)
+    assert "The labels are boxes without keypoints: the student is a detector." in said
+    with Workspace.open(tmp_path / "ws", read_only=True) as workspace:
+        assert workspace.config["student"] == "detector"
+        assert workspace.log.current().keypoints is None
 
 
 def test_labels_have_to_be_named(tmp_path):

@@ -185,8 +185,8 @@ def landmarks(
     student: Annotated[
         str | None,
         typer.Option(
-            help="pose for keypoints, detector for boxes alone; ultralytics_pose and ultralytics "
-            "are YOLO (AGPL-3.0, installed by you)."
+            help="pose or detector, as the labels have keypoints or boxes alone; ultralytics_pose "
+            "and ultralytics are YOLO (AGPL-3.0, installed by you)."
         ),
     ] = None,
     mode: Mode = None,

@@ -119,7 +119,7 @@ class Locate(Recipe):
                 self.detector_options = {"size": 128, **({} if long else {"max_steps": 400}), **own}
         return self
 
-    def settled(self, classes: Sequence[str], *, note: Note) -> Self:
+    def settled(self, classes: Sequence[str], *, points: bool = False, note: Note) -> Self:
         """Take classes for background whose names say that nothing shows: ``no finding``.
 
         Only ours does, where nobody named the background, and where a class remains to be located.

@@ -46,8 +46,17 @@ class Recipe(BaseModel, ABC):
     allow_leak: bool = False
     student_options: dict[str, Any] = Field(default_factory=dict)
 
-    def settled(self, classes: Sequence[str], *, note: Note) -> Self:
-        """Return the recipe with what the names of the classes settle; ``note`` is told what."""
+    def settled(self, classes: Sequence[str], *, points: bool, note: Note) -> Self:
+        """Return the recipe with what the data settle; ``note`` is told what.
+
+        Parameters
+        ----------
+        classes : sequence of str
+            Their names.
+        points : bool
+            Whether a person's labels have keypoints.
+        note : callable
+        """
         return self
 
     def teaching_files(self) -> set[str]:
@@ -118,6 +127,13 @@ class ObjectRecipe(Recipe):
                 f"{options['backbone']!r}"
             )
         return {**values, "student": student, "student_options": options}
+
+    def settled(self, classes: Sequence[str], *, points: bool, note: Note) -> Self:
+        """Take the student ``detector`` for labels without keypoints, where none was named."""
+        if points or "student" in self.model_fields_set:
+            return self
+        note("The labels are boxes without keypoints: the student is a detector.")
+        return self.model_copy(update={"student": "detector"})
 
     @property
     def plugin(self) -> bool:
