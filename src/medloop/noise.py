@@ -16,12 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from medloop.engine.threads import one_thread
 from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.labels import aligned
+from medloop.students.calibration import fit_platt, moved_by, softmax
 
 __all__ = [
     "Consistency",
     "agreement",
+    "blend",
     "confident_joint",
     "consistency",
+    "corroboration",
     "propagate",
     "rank",
     "small_loss_weight",
@@ -36,6 +39,17 @@ Mask = NDArray[np.bool_]
 _ROW_SUM = 1e-3
 #: The mean of equal numbers may round above them.
 _ROUNDING = 1e-9
+#: Two students whose kappa is below this know too little to correct anybody. Of 102 teachers of
+#: findings in knees, ears and larynges, from weak to nearly perfect, 38 had such students: `blend`
+#: gained .02 of F1 with them and lost .02 at most; with the 13 whose F1 was .9 or more, it lost
+#: .004 at most. Without this and `blend`, the worst had lost .59.
+_CORROBORATED = 0.5
+#: Kappa of a teacher and the truth is never taken to lie outside these.
+_UNSURE, _SURE = 0.02, 0.99
+#: Logits beyond this are no surer.
+_CERTAIN = 6.0
+#: With fewer answers of one kind, a calibration says more about chance.
+_LEAST_OF_EACH = 5
 
 
 # -- confident learning ---------------------------------------------------------------------------
@@ -341,6 +355,23 @@ class Consistency:
     passes: bool
     sentence: str
 
+    @property
+    def reliability(self) -> float:
+        """Kappa of the teacher and the truth, were the errors of all three independent.
+
+        The share of the truth that two of them have in common is the product of what each has of
+        it, so that three agreements tell what each has (Platanios, Blum & Mitchell 2014).
+
+        Examples
+        --------
+        >>> round(Consistency(0.5, 0.4, 0.4, 90, True, "").reliability, 3)
+        0.566
+        """
+        if not self.between > 0:
+            return _SURE
+        product = max(self.first, 0.0) * max(self.second, 0.0) / self.between
+        return float(np.clip(np.sqrt(product), _UNSURE, _SURE))
+
 
 def agreement(a: ArrayLike, b: ArrayLike) -> float:
     """Return Cohen's kappa (1960) of two labellings: 1 is perfect, 0 what chance would give.
@@ -430,6 +461,102 @@ def consistency(first: ArrayLike, second: ArrayLike, teacher: ArrayLike) -> Cons
         "person: errors that teacher and students share do not show here."
     )
     return Consistency(between, *with_teacher, len(one), passes, sentence)
+
+
+def corroboration(first: ArrayLike, second: ArrayLike, teacher: ArrayLike) -> Consistency:
+    """Check that two students of one finding know something of it: that they agree with each other.
+
+    They learned disjoint thirds of the patients, and are asked about images that neither learned
+    from. A student may contradict a nearly perfect teacher because it cannot learn the finding from
+    so few images, or at all. Then another student contradicts the teacher elsewhere, so that the
+    two hardly agree. Each calls the finding as often as the teacher does, as few examples shift
+    what lies above one half.
+
+    Parameters
+    ----------
+    first, second, teacher : (n,) float
+        Probability that the finding is there.
+
+    Raises
+    ------
+    DataError
+        Shapes do not fit, or there is no image.
+
+    Examples
+    --------
+    >>> some, others = [0.9] * 5 + [0.1] * 5, [0.9, 0.1] * 5
+    >>> corroboration(some, some, others).passes, corroboration(some, others, some).passes
+    (True, False)
+    """
+    guide: Floats = aligned("teacher", teacher, np.float64, None)
+    share = float((guide > 0.5).mean()) if len(guide) else 0.0
+    called = [guide > 0.5]
+    for name, given in (("first", first), ("second", second)):
+        probs: Floats = aligned(name, given, np.float64, len(guide))
+        called.append(probs > np.quantile(probs, 1 - share) if len(probs) else probs > 0.5)
+    told, one, other = (each.astype(np.int64) for each in called)
+    between = agreement(one, other)
+    with_teacher = agreement(one, told), agreement(other, told)
+    passes = bool(between >= _CORROBORATED)
+    said = (
+        f"Two students that learned from different patients agree with each other (kappa "
+        f"{between:.3f}; needed: {_CORROBORATED:g}), on {len(told):,} images."
+    )
+    return Consistency(between, *with_teacher, len(told), passes, said)
+
+
+def blend(teacher: ArrayLike, student: ArrayLike, *, reliability: float) -> Floats:
+    """Join what a teacher and its student say of one finding.
+
+    The student is calibrated to what the teacher calls (Platt 1999), so that one which cannot
+    foretell it says little; to its logit that of the teacher is added. A teacher's own certainty
+    may mean anything: its logits are divided by their mean, and half of what it says counts by
+    them, half as much for each image; together as much as its reliability allows.
+
+    Parameters
+    ----------
+    teacher : (n,) float
+        Probability that the finding is there.
+    student : (n,) float
+        The same, of a student that did not learn the label of the image (out of fold).
+    reliability : float
+        Kappa of the teacher and the truth, in [0, 1]; see `Consistency.reliability`.
+
+    Returns
+    -------
+    (n,) float
+        The teacher's own, where one of the two calls nearly all images or nearly none.
+
+    Raises
+    ------
+    DataError
+        The shapes differ.
+
+    Examples
+    --------
+    >>> student = [0.9] * 10 + [0.1] * 10
+    >>> teacher = [0.2] + [0.8] * 9 + [0.2] * 9 + [0.8]  # one wrong answer of each kind
+    >>> (blend(teacher, student, reliability=0.5) > 0.5).tolist() == [True] * 10 + [False] * 10
+    True
+    """
+    told: Floats = aligned("teacher", teacher, np.float64, None)
+    said: Floats = aligned("student", student, np.float64, len(told))
+    calls = told > 0.5
+    if np.bincount(calls, minlength=2).min() < _LEAST_OF_EACH:
+        return told
+    said = moved_by(said, *fit_platt(said, calls))
+    if np.bincount(said > 0.5, minlength=2).min() < _LEAST_OF_EACH:
+        return told
+    kappa = min(max(reliability, _UNSURE), _SURE)
+    own = np.clip(_logit(told), -_CERTAIN, _CERTAIN)
+    certainty = own / abs(own).mean() + np.where(calls, 1.0, -1.0)
+    joined = _logit(said) + np.log((1 + kappa) / (1 - kappa)) * certainty / 2
+    return softmax(np.column_stack([np.zeros_like(joined), joined]))[:, 1]
+
+
+def _logit(probs: Floats) -> Floats:
+    inside = np.clip(probs, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
 # -- checks ---------------------------------------------------------------------------------------

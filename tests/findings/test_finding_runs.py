@@ -200,6 +200,24 @@ def test_a_finding_that_the_teacher_never_sees_stays_away(finding_set, tmp_path,
     assert shares == pytest.approx([0.5 / 81] * 80, abs=1e-6)
 
 
+def test_what_no_student_can_learn_stays_as_the_teacher_has_it(finding_set, tmp_path, no_report):
+    """Coins stand for a teacher that knows what these images do not show."""
+    random = np.random.default_rng(0)
+    table = tmp_path / "probs.csv"
+    said = {}
+    with table.open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(("file", *(f"p_{name}" for name in FINDINGS)))
+        for row in rows_of(finding_set.teacher):
+            coin = random.choice([0.1, 0.9])
+            said[row["file"]] = coin > 0.5
+            rows.writerow((row["file"], row["p_disc"], coin, row["p_ring"]))
+    metrics = run(tmp_path / "ws", finding_set.config(teacher=str(table)), note=silent)
+    assert metrics["round_in_use"] > 0
+    found, _ = delivered(tmp_path / "ws")
+    assert {file: "bar" in held for file, held in found.items()} == said
+
+
 def test_new_images_get_the_findings_that_their_probabilities_say(ran, finding_set, tmp_path):
     predict_images(ran, finding_set.images, tmp_path / "p.csv")
     for row in rows_of(tmp_path / "p.csv"):

@@ -37,6 +37,7 @@ def test_rows_come_in_the_order_asked_for(table):
     [
         "file;p_yes;p_no\na.png;0.1;0.9\n\nsub/b.png;0.8;0.2\n",
         "\xef\xbb\xbfnote\tp_yes\tfile\tp_no\nx\t.1\ta.png\t.9\n\t8e-1\t.\\sub\\b.png\t0.2\n",
+        "file;p_no;p_yes\na.png;90%;10,0 %\nsub/b.png;0,2;0,8\n",
         'p_no,p_yes,file,label\r\n0.9,0.1,"a.png",no\r\n0.2,0.8,./sub/b.png,\r\n1,0,more.png,no\r\n',
     ],
 )
@@ -53,6 +54,10 @@ def test_spellings_of_the_same_table(text, table):
         (GOOD + "c.png,inf,0\n", "line 4: p_no must be a number of 0 or more, got 'inf'"),
         (GOOD + "c.png,,1\n", "line 4: p_no must be a number of 0 or more, got ''"),
         (GOOD + "c.png,0.6,0.6\n", "line 4: the probabilities must sum to one, got 1.2"),
+        (GOOD + "c.png,30,70\n", "sum to one, got 100; percents must end with %"),
+        ("PK\x03\x04\0\0", "is no text; save the table as CSV UTF-8"),
+        (GOOD + "c.png,%,1\n", "line 4: p_no must be a number of 0 or more, got '%'"),
+        (GOOD + "C.PNG,0,1\n" + "x/c.png,0,1,", "line 5: 4 cells, but 3 columns"),
         (GOOD + "\n\nc.png,0.5,0.3\n", "line 6: the probabilities must sum to one, got 0.8"),
         (GOOD + "a.png,0.9,0.1\n", "line 4: a.png stands in line 2 already"),
         (GOOD + "c.png,1\n", "line 4: 2 cells, but 3 columns"),
@@ -76,6 +81,14 @@ def test_what_is_wrong_is_named(text, said, table):
         read_teacher(path, CLASSES, ["a.png", "sub/b.png"])
     assert said in str(error.value)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("wanted", ["b.png", "sub/B.PNG", "/home/x/images/sub/b.png"])
+def test_a_row_that_seems_to_mean_the_file_is_named(wanted, table):
+    with pytest.raises(DataError, match=r"it has one for 'sub/b\.png'"):
+        read_teacher(table(GOOD), CLASSES, ["a.png", wanted])
+    with pytest.raises(DataError, match=r"has no row for 1 of 1 files, such as c.png\.$"):
+        read_teacher(table(GOOD), CLASSES, ["c.png"])
 
 
 def test_no_table(tmp_path):

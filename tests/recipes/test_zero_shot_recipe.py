@@ -150,6 +150,8 @@ def test_evaluate_compares_teacher_and_student_with_the_truth(image_set, teacher
         ({"classes": ["round", "Round"]}, "differ only in case"),
         ({"classes": ["round", "flat"]}, "p_flat"),
         ({"teacher": "text"}, "--labels must label every class"),
+        ({"prompts": "p.yaml"}, "--teacher takes the place of --clip and --prompts"),
+        ({"clip": "openai/other"}, "--teacher takes the place of --clip and --prompts"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(image_set, teacher, tmp_path, change, said):

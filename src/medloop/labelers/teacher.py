@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -88,7 +88,7 @@ def read_teacher(
     ----------
     path : path
         Columns ``file`` and ``p_CLASS`` for every class; others are passed over, and so are rows
-        of other files, once they are checked.
+        of other files, once they are checked. Numbers may have a decimal comma, or end with %.
     classes : sequence of str
     files : sequence of str
         In the order in which rows are wanted.
@@ -143,7 +143,8 @@ def read_teacher(
     wanted = [slashed(str(file)) for file in files]
     if absent := [file for file in wanted if file not in row_of]:
         raise DataError(
-            f"{path} has no row for {len(absent):,} of {len(wanted):,} files, such as {absent[0]}."
+            f"{path} has no row for {len(absent):,} of {len(wanted):,} files, such as "
+            f"{absent[0]}{_named_else(absent[0], row_of)}."
         )
     probs = np.array(rows, np.float64).reshape(len(rows), len(classes))
     at = [row_of[file] for file in wanted]
@@ -161,7 +162,8 @@ def read_teacher(
     if off.any():
         row = int(np.argmax(off))
         raise DataError(
-            f"{path} line {lines[row]}: the probabilities must sum to one, got {sums[row]:g}."
+            f"{path} line {lines[row]}: the probabilities must sum to one, got {sums[row]:g}"
+            f"{'; percents must end with %' if abs(sums[row] - 100) <= 100 * TOLERANCE else ''}."
         )
     return np.asarray((probs / sums[:, None])[at])
 
@@ -174,6 +176,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             header = stream.readline()
+            if "\0" in header:
+                raise DataError(f"{path} is no text; save the table as CSV UTF-8.")
             stream.seek(0)
             delimiter = max(",;\t", key=header.count)
             reader = csv.reader(stream, delimiter=delimiter, strict=True)
@@ -203,9 +207,18 @@ def _columns(path: str | Path, names: list[str], classes: Sequence[str]) -> dict
     return {name: names.index(name) for name in wanted}
 
 
+def _named_else(file: str, rows: Iterable[str]) -> str:
+    """Say which row seems to mean the file: names must be relative to the folder of images."""
+    name = file.rpartition("/")[2].lower()
+    alike = next((row for row in rows if row.rpartition("/")[2].lower() == name), None)
+    return "" if alike is None else f"; it has one for {alike!r}, which must be the same name"
+
+
 def _number(path: str | Path, line: int, column: str, cell: str) -> float:
+    said = cell.strip()
+    share = said.endswith("%")
     try:
-        value = float(cell)
+        value = float(said.removesuffix("%").replace(",", ".")) / (100 if share else 1)
     except ValueError:
         value = float("nan")
     if not (0 <= value < float("inf")):

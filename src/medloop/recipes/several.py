@@ -208,7 +208,7 @@ def _verdict(
     passes = not bad if judged else good > 0
     said = f"{'Kept' if passes else 'Refused'}: for {good} of {len(verdicts)} findings"
     said += (
-        " two students that learned from different patients agree with each other at least as "
+        " two students that learned from different patients agree with each other, at least as "
         "well as with the teacher, and its labels are explained as well as before"
     )
     if bad and passes:

@@ -22,11 +22,15 @@ the output says so.
 An image may hold several findings (``multi_label``), or none: then each finding is a question of
 its own, and all that is said here holds for each (see ``medloop.recipes.several``). Most findings
 are rare, so ``ours`` calibrates each out of fold, and leaves the rarest as the teacher has them.
+Teachers may know one finding nearly perfectly of which a student learns little: so a finding is
+touched only where students that share no patient agree about it, and what is delivered joins what
+teacher and student say, each weighed by how far the others bear it out (``medloop.noise.blend``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -41,7 +45,16 @@ from medloop.gate import Verdict
 from medloop.labelers.zero_shot import prior_shift
 from medloop.labels import Labels
 from medloop.loop import Proposal, Step
-from medloop.noise import agreement, consistency, propagate, small_loss_weight, suspects
+from medloop.noise import (
+    Consistency,
+    agreement,
+    blend,
+    consistency,
+    corroboration,
+    propagate,
+    small_loss_weight,
+    suspects,
+)
 from medloop.prepare.split import group_folds
 from medloop.presence import question
 from medloop.progress import Progress, silent
@@ -123,6 +136,9 @@ class ZeroShotRecipe(Recipe):
         UsageError, DataError, MissingError
             Whatever the table, the prompts or the model do not allow.
         """
+        other_clip = self.clip != type(self).model_fields["clip"].default
+        if self.teacher is not None and (self.prompts is not None or other_clip):
+            raise UsageError("--teacher takes the place of --clip and --prompts: name one of them.")
         if self.teacher == "text":
             from medloop.labelers.text import Text
 
@@ -172,6 +188,7 @@ class Bench:
         Prepared, and settled on the teacher's labels; adapted to the pool in our mode.
     near : (n, d) float, optional
         Embedding of each image, where labels listen to their neighbours.
+    progress : Progress
     """
 
     config: ZeroShotRecipe
@@ -179,6 +196,31 @@ class Bench:
     told: Labels
     student: Student
     near: Floats | None = None
+    progress: Progress = silent
+
+    @cached_property
+    def corroborated(self) -> Consistency | None:
+        """Whether students that share no patient agree with each other; None: nobody can say.
+
+        Three learn a third of the teacher's labels each, so that two judge every image that have
+        not learned from it. Asked of the teacher's own labels, and once: labels made anew from what
+        students said would let them agree with themselves.
+        """
+        classes, seed = self.told.class_id, self.config.seed
+        third = group_folds(classes, self.dataset.group, folds=3, seed=seed)
+        parts = [self.told[third == own] for own in range(3)]
+        if self.told.probs is None or any(len(np.unique(part.class_id)) < 2 for part in parts):
+            return None
+        said = [
+            _learned_as_is(self, part).label(self.dataset, progress=self.progress).probs
+            for part in parts
+        ]
+        if any(probs is None for probs in said):
+            raise DataError("the student gave labels without probs.")
+        views = np.stack([probs[:, 1] for probs in said if probs is not None])
+        rows = np.arange(len(third))
+        first, second = views[(third + 1) % 3, rows], views[(third + 2) % 3, rows]
+        return corroboration(first, second, self.told.probs[:, 1])
 
 
 def steps(
@@ -219,7 +261,7 @@ def steps(
 
     def bench_of(dataset: Dataset, told: Labels) -> Bench:
         settled = student.settle(dataset, told, seed=config.seed)
-        return Bench(config, dataset, told, settled, near)
+        return Bench(config, dataset, told, settled, near, progress)
 
     if not config.multi_label:
         return _step(bench_of(dataset, told))
@@ -267,8 +309,8 @@ def _faithful(bench: Bench, known: Labels, before: Labels, number: int) -> Propo
     """Train on every label, wrong ones included."""
     pool = before[not_human(before, known)].with_(probs=None)
     hard = Labels.concat([known, pool])
-    fitted = bench.student.fit(bench.dataset, hard, seed=bench.config.seed)
-    return Proposal(fitted, fitted.label(bench.dataset), kept=len(pool))
+    fitted = bench.student.fit(bench.dataset, hard, seed=bench.config.seed, progress=bench.progress)
+    return Proposal(fitted, fitted.label(bench.dataset, progress=bench.progress), kept=len(pool))
 
 
 def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
@@ -280,6 +322,10 @@ def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
     if any(len(np.unique(before.class_id[half != own])) < 2 for own in (0, 1)):
         fitted = _learn(bench, known, bench.told, everything)
         return Proposal(fitted, before, kept=len(before), evidence=ONE_CLASS)
+    if bench.config.multi_label and len(known) == 0:
+        found = bench.corroborated
+        if found is None or not found.passes:
+            return Proposal(bench.student, before, kept=0, evidence=_unsupported(found))
     before = _heard(bench, known, before)
     first = _judge(bench, known, before, everything, half)
     bad = _doubted(bench, before, _own(first, half))
@@ -290,7 +336,7 @@ def _ours(bench: Bench, known: Labels, before: Labels, number: int) -> Proposal:
     final = _learn(bench, known, before, ~bad)
     if bench.config.multi_label:
         judged, final = calibrated(judged, _own(judged, half), before, ~bad, final)
-    labels = labels_of(bench.dataset, _anchored(bench, _own(judged, half)))
+    labels = labels_of(bench.dataset, _said(bench, _own(judged, half)))
     kept = int((~bad & not_human(before, known)).sum())
     # what explained the teacher's labels before this round: at first, all of them as they are
     then = _own(first, half).argmax(axis=1) if number == 1 else before.class_id
@@ -327,6 +373,16 @@ def _doubted(bench: Bench, before: Labels, probs: Floats) -> Mask:
     return np.zeros(len(before), bool)
 
 
+def _said(bench: Bench, own: Floats) -> Floats:
+    """Say what the images hold: what students say out of fold, of findings beside the teacher."""
+    if not bench.config.multi_label or bench.told.probs is None:
+        return _anchored(bench, own)
+    found = bench.corroborated
+    sure = 1.0 if found is None else found.reliability
+    there = blend(bench.told.probs[:, 1], own[:, 1], reliability=sure)
+    return _anchored(bench, np.column_stack([1 - there, there]))
+
+
 def _anchored(bench: Bench, probs: Floats) -> Floats:
     """Keep each class as common as the teacher has it: rounds would let the rare ones vanish."""
     if not bench.config.anchor:
@@ -343,7 +399,7 @@ def _judge(
     found = []
     for own in (0, 1):
         fitted = _learn(bench, known, before, keep & (half != own))
-        probs = fitted.label(bench.dataset).probs
+        probs = fitted.label(bench.dataset, progress=bench.progress).probs
         if probs is None:
             raise DataError("the student gave labels without probs.")
         found.append(probs)
@@ -353,6 +409,10 @@ def _judge(
 def _own(judged: list[Floats], half: NDArray[np.int64]) -> Floats:
     """Take for every image what the student says that did not learn from its half."""
     return np.where((half == 0)[:, None], judged[0], judged[1])
+
+
+def _learned_as_is(bench: Bench, labels: Labels) -> Student:
+    return _learn(bench, Labels.empty(), labels, np.ones(len(labels), bool))
 
 
 def _learn(bench: Bench, known: Labels, before: Labels, keep: Mask) -> Student:
@@ -368,7 +428,16 @@ def _learn(bench: Bench, known: Labels, before: Labels, keep: Mask) -> Student:
             np.bincount(machine.class_id, minlength=classes), 1
         )
         weight[len(known) :] *= share[machine.class_id] * len(machine) / len(whole)
-    return bench.student.fit(bench.dataset, labels, weight=weight, seed=bench.config.seed)
+    return bench.student.fit(
+        bench.dataset, labels, weight=weight, seed=bench.config.seed, progress=bench.progress
+    )
+
+
+def _unsupported(found: Consistency | None) -> Verdict:
+    """Refuse to correct a teacher whose students know too little."""
+    nan = float("nan")
+    why = "too few patients show each answer" if found is None else found.sentence
+    return Verdict(False, "harm", nan, nan, 0, 0, f"Refused: {why}")
 
 
 def _evidence(bench: Bench, judged: list[Floats], then: Ints, now: Ints) -> Verdict:
