@@ -60,9 +60,9 @@ def test_faithful_and_soft_iou_by_loops(seed):
     np.testing.assert_allclose(got.score[0], max(softs), rtol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_the_greedy_union_by_trying_every_mask_at_every_step(seed):
-    values, masks = scene(seed, count=20)
+@pytest.mark.parametrize(("seed", "side"), [*((seed, 16) for seed in range(8)), (8, 70)])
+def test_the_greedy_union_by_trying_every_mask_at_every_step(seed, side):
+    values, masks = scene(seed, count=20, side=side)
     values[4:12, 4:12] += 1.0
     a = unit(values)
     joined, best = np.zeros(a.shape, bool), -1.0
@@ -132,9 +132,11 @@ def test_a_mask_that_covers_everything_may_win_but_never_breaks():
 
 def test_masks_within_and_distinct_by_loops():
     _, masks = scene(7, count=40)
-    columns = np.random.default_rng(0).random((256, 3)).astype(np.float32)
-    want = [columns[m.ravel()].sum(axis=0) for m in masks.masks]
-    np.testing.assert_allclose(within(columns, masks), want, rtol=1e-5)
+    planes = np.random.default_rng(0).random((3, 16, 16))
+    want = [[plane[m].sum() for plane in planes] for m in masks.masks]
+    np.testing.assert_allclose(within(planes, masks), want, rtol=1e-12)
+    want = [[plane[3:9][m[3:9]].sum() for plane in planes] for m in masks.masks]
+    np.testing.assert_allclose(within(planes[:, 3:9], masks, top=3), want, rtol=1e-12, atol=1e-12)
     kept = []
     for i, m in enumerate(masks.masks):
         if all((m & masks.masks[j]).sum() <= 0.4 * (m | masks.masks[j]).sum() for j in kept):
@@ -181,6 +183,11 @@ def test_features_by_loops():
     assert got.shape == (6, len(FEATURES))
     assert np.isfinite(got).all()
     light, a = image / 255, unit(values)
+    steep = np.hypot(*np.gradient(light))
+
+    def mean_or(part, whole):
+        return part.mean() if part.size else whole.mean()
+
     for row, m in enumerate(masks.masks):
         said = dict(zip(FEATURES, got[row], strict=True))
         y, x = np.nonzero(m)
@@ -189,6 +196,10 @@ def test_features_by_loops():
         around = np.zeros_like(m)
         around[max(y0 - dy, 0) : y1 + dy, max(x0 - dx, 0) : x1 + dx] = True
         ring = around & ~m
+        ax = slice(max(x0 - dx, 0), x1 + dx)
+        beyond = np.pad(m, 1, constant_values=True)
+        all_four = beyond[:-2, 1:-1] & beyond[2:, 1:-1] & beyond[1:-1, :-2] & beyond[1:-1, 2:]
+        rim = m & ~all_four
         want = {
             "soft IoU of map and region": soft(a, m),
             "mean activation inside": a[m].mean(),
@@ -202,10 +213,35 @@ def test_features_by_loops():
             "lightness against the surroundings": light[m].mean() - light[ring].mean(),
             "lightness against the image": light[m].mean() - light.mean(),
             "spread of lightness": light[m].std(),
+            "roundness": min(4 * np.pi * m.sum() / rim.sum() ** 2, 1.5),
+            "edge strength on its border": steep[rim].mean(),
+            "lightness above": mean_or(light[max(y0 - dy, 0) : y0, ax], light) - light[m].mean(),
+            "lightness below": mean_or(light[y1 : y1 + dy, ax], light) - light[m].mean(),
             "first colour": 0.0,
         }
         for name, value in want.items():
             assert said[name] == pytest.approx(value, abs=2e-4), name
+
+
+def test_colours_by_loops():
+    values, masks = scene(8, count=5, side=66)
+    masks = Masks(masks=masks.masks, size=(66, 66))
+    image = np.random.default_rng(8).integers(0, 256, (66, 66, 3)).astype(np.uint8)
+    got = dict(
+        zip(FEATURES, region_features(values.astype(np.float32), masks, image).T, strict=True)
+    )
+    red, green, blue = np.moveaxis(image / 255, 2, 0)
+    for row, m in enumerate(masks.masks):
+        for name, plane in (("first", red - green), ("second", blue - (red + green) / 2)):
+            assert got[f"{name} colour"][row] == pytest.approx(plane[m].mean(), abs=1e-5)
+            x0, y0, x1, y1 = masks.edges[row]
+            dx, dy = max(2, (x1 - x0) // 4), max(2, (y1 - y0) // 4)
+            ring = np.zeros_like(m)
+            ring[max(y0 - dy, 0) : y1 + dy, max(x0 - dx, 0) : x1 + dx] = True
+            want = plane[m].mean() - plane[ring & ~m].mean()
+            assert got[f"{name} colour against the surroundings"][row] == pytest.approx(
+                want, abs=1e-5
+            )
 
 
 def test_the_first_features_are_all_that_knows_the_map():

@@ -27,8 +27,6 @@ Ints = NDArray[np.int64]
 RULES = ("soft_iou", "faithful", "union", "otsu", "ranked")
 #: A union must raise the soft IoU by this share to be worth another mask.
 _WORTH = 0.01
-#: Share of the pixels above which it is quicker to look at all of them than to gather some.
-_MANY = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +175,7 @@ def _one(
     if choice.rule == "otsu":
         part = largest_part(values > otsu(values))
         return part, soft_iou_of(float(values[part].sum()), float(part.sum()), float(values.sum()))
-    inside = within(values.reshape(-1, 1), masks)[:, 0]
+    inside = within(values[None], masks)[:, 0]
     if choice.rule == "faithful":
         mean = inside / masks.area
         best = int(np.argmax(mean))
@@ -192,15 +190,10 @@ def _one(
 def _union(
     values: Singles, masks: Masks, inside: Floats, soft: Floats
 ) -> tuple[NDArray[np.bool_], float]:
-    """Join masks greedily as long as the soft IoU of the union grows.
-
-    Only the pixels that a step adds are looked at.
-    """
-    flat = masks.masks.reshape(len(masks), -1)
-    ones = np.ones(values.size, np.float32)
-    taken = np.asarray(np.stack([values.ravel(), ones], axis=1), np.float32)
-    weight, total = values.ravel(), float(values.sum(dtype=float))
-    joined = np.zeros(flat.shape[1], bool)
+    """Join masks greedily as long as the soft IoU of the union grows."""
+    planes = np.stack([values, np.ones_like(values)])
+    total = float(values.sum(dtype=float))
+    joined = np.zeros(values.shape, bool)
     # what each mask would add to the union, in activation and in pixels
     more, size = inside.copy(), masks.area.astype(float)
     held = held_size = 0.0
@@ -211,20 +204,17 @@ def _union(
         if gain[at] <= best * (1 + _WORTH):
             break
         best = float(gain[at])
-        new = np.flatnonzero(flat[at] & ~joined)
-        joined[new] = True
-        held, held_size = held + float(weight[new].sum(dtype=float)), held_size + len(new)
-        if len(new) > _MANY * len(weight):
-            only = np.zeros_like(taken)
-            only[new] = taken[new]
-            lost = within(only, masks)
-        else:
-            lost = np.asarray(np.take(flat, new, axis=1).astype(np.float32) @ taken[new], float)
+        held, held_size = held + more[at], held_size + size[at]
+        new = masks.masks[at] & ~joined
+        rows = np.flatnonzero(new.any(axis=1))
+        low, high = int(rows[0]), int(rows[-1]) + 1
+        lost = within(planes[:, low:high] * new[low:high], masks, top=low)
+        joined |= new
         more -= lost[:, 0]
         size -= lost[:, 1]
         gain = (held + more) / (total + held_size + size - held - more)
         gain = np.where(size > 0.5, gain, -1.0)
-    return joined.reshape(values.shape), best
+    return joined, best
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from medloop.engine.threads import one_thread
 from medloop.errors import DataError
-from medloop.proposals.proposal import Masks, within
+from medloop.proposals.proposal import Masks
+from medloop.proposals.runs import counted, inside_of, integral, running, summed
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -74,47 +75,49 @@ def region_features(values: Singles, masks: Masks, image: NDArray[Any]) -> Float
         Pixels as stored.
     """
     h, w = masks.masks.shape[1:]
-    planes = _planes(image, (h, w))
-    light = planes[0]
-    edge = _gradient(light)
+    light, *colours = _planes(image, (h, w))
     peaks = np.where(values > np.quantile(values, _PEAKS), values**2, np.float32(0))
-    columns = np.stack([values, light, light**2, planes[1], planes[2], peaks], axis=-1)
-    inner = within(np.asarray(columns.reshape(h * w, -1), np.float32), masks)
+    planes = np.stack([values, light, light**2, *colours, peaks, _gradient(light)])
+    tables = running(planes, (h, w))
+    inner = summed(tables, masks.bits.words, masks.runs)
     area = masks.area.astype(float)
-    mean = inner / area[:, None]
-    total = columns.reshape(h * w, -1).sum(axis=0, dtype=float)
-    table = _integral(columns)
+    total = tables[:, -1]
+    table = integral(tables[:-2], (h, w))
     x0, y0, x1, y1 = masks.edges.T
     wide, high = x1 - x0, y1 - y0
     # the surroundings: the box made larger by half of itself, without the region
     dx, dy = np.maximum(2, wide // 4), np.maximum(2, high // 4)
     ax0, ay0 = np.maximum(x0 - dx, 0), np.maximum(y0 - dy, 0)
     ax1, ay1 = np.minimum(x1 + dx, w), np.minimum(y1 + dy, h)
-    around = _sum(table, ax0, ay0, ax1, ay1)
     rest = (ax1 - ax0) * (ay1 - ay0) - area
-    outer = np.where(
-        rest[:, None] > 0, (around - inner) / np.maximum(rest, 1)[:, None], total / (h * w)
-    )
+    mean, whole = inner / area[:, None], total / (h * w)
+    around = _sum(table, range(len(planes) - 2), ax0, ay0, ax1, ay1) - inner[:, :-2]
+    outer = np.where(rest[:, None] > 0, around / np.maximum(rest, 1)[:, None], whole[:-2])
     box_area = (wide * high).astype(float)
-    in_box = _sum(table, x0, y0, x1, y1) / box_area[:, None]
-    above = _mean(table, ax0, ay0, ax1, y0, total / (h * w))
-    below = _mean(table, ax0, y1, ax1, ay1, total / (h * w))
-    rim, length = _rim(masks, edge)
+    in_box = _sum(table, [0], x0, y0, x1, y1)[:, 0] / box_area
+    above = _mean(table, 1, ax0, ay0, ax1, y0, whole[1])
+    below = _mean(table, 1, ax0, y1, ax1, ay1, whole[1])
+    core = inside_of(masks.bits).words
+    length = area - counted(core)
+    # a region that fills the image has no border
+    rim = (inner[:, -1] - summed(tables[-1:], core)[:, 0]) / np.maximum(length, 1)
     x, y = (x0 + x1) / (2 * w) - 0.5, (y0 + y1) / (2 * h) - 0.5
     border = (x0 == 0).astype(float) + (y0 == 0) + (x1 == w) + (y1 == h)
     union = total[0] + area - inner[:, 0]
     spread = _root(mean[:, 2] - mean[:, 1] ** 2)
     spread_out = _root(outer[:, 2] - outer[:, 1] ** 2)
-    whole = total / (h * w)
+    colour = np.zeros((4, len(area)))
+    if colours:
+        colour[:2], colour[2:] = (mean[:, 3:5] - outer[:, 3:5]).T, mean[:, 3:5].T
     return np.stack(
         [
             inner[:, 0] / np.maximum(union, 1e-9),
-            inner[:, 5] / np.maximum(total[5] + area - inner[:, 5], 1e-9),
-            inner[:, 5] / max(total[5], 1e-9),
+            inner[:, -2] / np.maximum(total[-2] + area - inner[:, -2], 1e-9),
+            inner[:, -2] / max(total[-2], 1e-9),
             mean[:, 0],
             outer[:, 0],
             inner[:, 0] / max(total[0], 1e-9),
-            in_box[:, 0],
+            in_box,
             np.log(area / (h * w)),
             wide / w,
             high / h,
@@ -131,19 +134,16 @@ def region_features(values: Singles, masks: Masks, image: NDArray[Any]) -> Float
             spread,
             spread_out,
             rim,
-            mean[:, 3] - outer[:, 3],
-            mean[:, 4] - outer[:, 4],
-            mean[:, 3],
-            mean[:, 4],
-            above[:, 1] - mean[:, 1],
-            below[:, 1] - mean[:, 1],
+            *colour,
+            above - mean[:, 1],
+            below - mean[:, 1],
         ],
         axis=1,
     )
 
 
 def _planes(image: NDArray[Any], shape: tuple[int, int]) -> list[Singles]:
-    """Lightness and two colours (red less green, blue less yellow) at another resolution."""
+    """Lightness at another resolution; of a colour image red less green, and blue less yellow."""
     from PIL import Image
 
     from medloop.prepare.window import to_unit
@@ -163,7 +163,7 @@ def _planes(image: NDArray[Any], shape: tuple[int, int]) -> list[Singles]:
             )
         )
     if unit.ndim == 2:
-        return [small[0], np.zeros(shape, np.float32), np.zeros(shape, np.float32)]
+        return small
     red, green, blue = small
     light = (0.299 * red + 0.587 * green + 0.114 * blue).astype(np.float32)
     yellow = np.asarray((red + green) / 2, np.float32)
@@ -178,39 +178,19 @@ def _gradient(light: Singles) -> Singles:
     return np.asarray(np.hypot(dx, dy), np.float32)
 
 
-def _rim(masks: Masks, edge: Singles) -> tuple[Floats, Floats]:
-    """Return the mean of ``edge`` on the pixels that border on a pixel outside, and their count."""
-    m = masks.masks
-    inner = m.copy()
-    inner[:, 1:] &= m[:, :-1]
-    inner[:, :-1] &= m[:, 1:]
-    inner[:, :, 1:] &= m[:, :, :-1]
-    inner[:, :, :-1] &= m[:, :, 1:]
-    rim = m & ~inner
-    weights = np.stack([edge.ravel(), np.ones(edge.size, np.float32)], axis=1)
-    flat = rim.reshape(len(m), -1)
-    sums = np.empty((len(m), 2))
-    for first in range(0, len(m), 16):
-        sums[first : first + 16] = flat[first : first + 16].astype(np.float32) @ weights
-    # a region that fills the image has no border
-    return sums[:, 0] / np.maximum(sums[:, 1], 1), sums[:, 1]
+def _sum(table: Floats, planes: Sequence[int], x0: Any, y0: Any, x1: Any, y1: Any) -> Floats:
+    """Return (r, planes) sums over boxes, from an integral image."""
+    row = table.shape[2]
+    down = row * table.shape[1]
+    at = np.stack([y1 * down + x1, y0 * down + x1, y1 * down + x0, y0 * down + x0])
+    corner = table.ravel().take(at + row * np.reshape(planes, (-1, 1, 1)))
+    return np.asarray((corner[:, 0] - corner[:, 1] - corner[:, 2] + corner[:, 3]).T)
 
 
-def _integral(columns: Singles) -> Floats:
-    h, w, c = columns.shape
-    table = np.zeros((h + 1, w + 1, c))
-    table[1:, 1:] = columns.cumsum(axis=0, dtype=float).cumsum(axis=1)
-    return table
-
-
-def _sum(table: Floats, x0: Any, y0: Any, x1: Any, y1: Any) -> Floats:
-    return np.asarray(table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0])
-
-
-def _mean(table: Floats, x0: Any, y0: Any, x1: Any, y1: Any, empty: Floats) -> Floats:
+def _mean(table: Floats, plane: int, x0: Any, y0: Any, x1: Any, y1: Any, empty: float) -> Floats:
     count = np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0)
-    mean = _sum(table, x0, y0, x1, y1) / np.maximum(count, 1)[:, None]
-    return np.where(count[:, None] > 0, mean, empty)
+    mean = _sum(table, [plane], x0, y0, x1, y1)[:, 0] / np.maximum(count, 1)
+    return np.where(count > 0, mean, empty)
 
 
 def _root(variance: Floats) -> Floats:
@@ -255,8 +235,13 @@ class Ranking:
     def expect(self, features: ArrayLike) -> Floats:
         """Return what is expected of each region, (r,); the higher, the better."""
         given = np.asarray(features, float)
-        x = _squares((given - self.mean) / self.scale)
-        seen = (x - self.square_mean) / self.square_scale @ self.weights + self.bias
+        x = (given - self.mean) / self.scale
+        weights = self.weights / self.square_scale
+        count = x.shape[1]
+        square = np.zeros((count, count))
+        square[np.triu_indices(count)] = weights[count:]
+        seen = x @ weights[:count] + ((x @ square) * x).sum(axis=1)
+        seen += self.bias - weights @ self.square_mean
         # a ranking of looks alone may not have a map at all
         return np.asarray(seen + self.peaks * given[:, _PEAK] if self.peaks else seen)
 

@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medloop.errors import DataError
+from medloop.proposals.runs import Bits, Runs, counted, edges_of, few_runs, packed, running, summed
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-#: Masks that are turned into numbers at a time, so that they stay in the processor's cache.
-_CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,19 +76,24 @@ class Masks:
         return Masks(masks=self.masks[at], size=self.size, score=self.score[at])
 
     @cached_property
+    def bits(self) -> Bits:
+        """The masks, a bit a pixel."""
+        return packed(self.masks)
+
+    @cached_property
+    def runs(self) -> Runs | None:
+        """Their runs of pixels; None for masks so ragged that it is better not to keep them."""
+        return few_runs(self.bits.words)
+
+    @cached_property
     def area(self) -> NDArray[np.int64]:
         """Pixels of each mask at the masks' own resolution, (r,)."""
-        return np.array([np.count_nonzero(mask) for mask in self.masks], np.int64)
+        return counted(self.bits.words)
 
     @cached_property
     def edges(self) -> NDArray[np.int64]:
         """First column, first row, and those behind the last, at the masks' resolution, (r, 4)."""
-        found = np.empty((len(self.masks), 4), np.int64)
-        for axis, first in ((1, 0), (2, 1)):
-            there: Bools = np.asarray(self.masks.any(axis=axis))
-            found[:, first] = there.argmax(axis=1)
-            found[:, first + 2] = there.shape[1] - there[:, ::-1].argmax(axis=1)
-        return found
+        return edges_of(self.bits)
 
     @cached_property
     def box(self) -> Floats:
@@ -117,14 +120,15 @@ class Proposer(Protocol):
         ...
 
 
-def within(columns: NDArray[np.float32], masks: Masks) -> Floats:
-    """Sum columns of numbers over the pixels of each mask.
+def within(planes: NDArray[np.floating], masks: Masks, *, top: int = 0) -> Floats:
+    """Sum planes of numbers over the pixels of each mask.
 
     Parameters
     ----------
-    columns : (h * w, c) float
-        Pixels in the order of ``masks.masks.reshape(r, -1)``.
+    planes : (c, h, w) float
+        At the masks' resolution; fewer rows where only some, from ``top`` on, are not 0.
     masks : Masks
+    top : int
 
     Returns
     -------
@@ -133,19 +137,10 @@ def within(columns: NDArray[np.float32], masks: Masks) -> Floats:
     Examples
     --------
     >>> masks = Masks(masks=np.array([[[True, False, True]]]), size=(1, 3))
-    >>> within(np.array([[1.0], [2.0], [4.0]], np.float32), masks).tolist()
+    >>> within(np.array([[[1.0, 2.0, 4.0]]]), masks).tolist()
     [[5.0]]
     """
-    flat = masks.masks.reshape(len(masks), -1)
-    columns = np.ascontiguousarray(columns, np.float32)
-    buffer = np.empty((_CHUNK, flat.shape[1]), np.float32)
-    sums = np.empty((len(flat), columns.shape[1]))
-    for first in range(0, len(flat), _CHUNK):
-        some = flat[first : first + _CHUNK]
-        part = buffer[: len(some)]
-        np.copyto(part, some)
-        sums[first : first + len(some)] = part @ columns
-    return sums
+    return summed(running(planes, masks.bits.shape, top=top), masks.bits.words, masks.runs)
 
 
 def distinct(masks: Bools, *, most: float = 0.95) -> NDArray[np.int64]:
