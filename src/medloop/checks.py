@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medloop.errors import DataError
+from medloop.labels import aligned
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -113,3 +114,18 @@ def truth_and_probs(truth: ArrayLike, probs: ArrayLike) -> tuple[Ints, Floats]:
     if off.size:
         raise DataError(f"probs must sum to 1 in each row, got {sums[off[0]]:g} in row {off[0]}.")
     return class_indices("truth", truth, table.shape[1]), table
+
+
+def probabilities(name: str, probs: ArrayLike) -> Floats:
+    """Check (n, K) probabilities that sum to 1."""
+    table: Floats = aligned(name, probs, np.float64, None, (None,))
+    if table.shape[1] < 2:
+        raise DataError(f"{name} must have shape (n, K) with K >= 2, got {table.shape}.")
+    fits = (table >= 0).all(axis=1) & (abs(table.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE)
+    if not fits.all():
+        row = int(np.argmin(fits))
+        raise DataError(
+            f"{name} must be 0 or more and sum to 1 in each row, got {table[row].tolist()} "
+            f"in row {row}."
+        )
+    return table

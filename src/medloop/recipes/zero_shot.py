@@ -24,7 +24,7 @@ its own, and all that is said here holds for each (see ``medloop.recipes.several
 are rare, so ``ours`` calibrates each out of fold, and leaves the rarest as the teacher has them.
 Teachers may know one finding nearly perfectly of which a student learns little: so a finding is
 touched only where students that share no patient agree about it, and what is delivered joins what
-teacher and student say, each weighed by how far the others bear it out (``medloop.noise.blend``).
+teacher and student say, each weighed by how far the others bear it out (``consistency.blend``).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from medloop.consistency import Consistency, agreement, blend, consistency, corroboration
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError
 from medloop.filters import not_human
@@ -45,16 +46,7 @@ from medloop.gate import Verdict
 from medloop.labelers.zero_shot import prior_shift
 from medloop.labels import Labels
 from medloop.loop import Proposal, Step
-from medloop.noise import (
-    Consistency,
-    agreement,
-    blend,
-    consistency,
-    corroboration,
-    propagate,
-    small_loss_weight,
-    suspects,
-)
+from medloop.noise import propagate, small_loss_weight, suspects
 from medloop.prepare.split import group_folds
 from medloop.presence import question
 from medloop.progress import Progress, silent

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medloop.consistency import agreement as cohen_kappa
 from medloop.errors import DataError
-from medloop.noise import agreement as cohen_kappa
 
 __all__ = [
     "Consensus",
