@@ -199,7 +199,7 @@ def test_it_says_what_was_done(finished):
         assert row["verdict"]["sentence"] in words
     change = metrics["comparison"]["weighted_auc_difference"]
     assert f"the weighted AUC changed by {change:+.3f} [" in words
-    assert "1 file could not be used" in words
+    assert ". 1 file could not be used" in words
     assert "broken.png" in words
 
 
