@@ -4,23 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from drawn import noisy
 from medloop.consistency import agreement, blend, consistency, corroboration
 from medloop.errors import DataError
-
-
-def softmax(logits):
-    exp = np.exp(logits)
-    return exp / exp.sum(axis=1, keepdims=True)
-
-
-def noisy(n=3000, classes=4, noise=0.2, seed=0):
-    """True classes, labels of which a share is wrong, and honest probabilities of the truth."""
-    random = np.random.default_rng(seed)
-    truth = random.integers(0, classes, n)
-    wrong = random.random(n) < noise
-    labels = np.where(wrong, (truth + random.integers(1, classes, n)) % classes, truth)
-    probs = softmax(3 * np.eye(classes)[truth] + random.standard_normal((n, classes)))
-    return truth, labels, probs
 
 
 @given(st.integers(0, 10**6), st.integers(2, 60), st.integers(2, 5))

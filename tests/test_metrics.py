@@ -7,16 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
+from drawn import multiclass
 from medloop import metrics, roc
 from medloop.errors import DataError, UsageError
-
-
-def multiclass(seed, n=300, k=4):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(k, size=n)
-    logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[truth]
-    probs = np.exp(logits)
-    return truth, probs / probs.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize("n_classes", [4, 6])  # 6: two classes that nobody has

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from drawn import noisy, softmax
 from medloop.errors import DataError, UsageError
 from medloop.noise import (
     confident_joint,
@@ -14,21 +15,6 @@ from medloop.noise import (
     small_loss_weight,
     suspects,
 )
-
-
-def softmax(logits):
-    exp = np.exp(logits)
-    return exp / exp.sum(axis=1, keepdims=True)
-
-
-def noisy(n=3000, classes=4, noise=0.2, seed=0):
-    """True classes, labels of which a share is wrong, and honest probabilities of the truth."""
-    random = np.random.default_rng(seed)
-    truth = random.integers(0, classes, n)
-    wrong = random.random(n) < noise
-    labels = np.where(wrong, (truth + random.integers(1, classes, n)) % classes, truth)
-    probs = softmax(3 * np.eye(classes)[truth] + random.standard_normal((n, classes)))
-    return truth, labels, probs
 
 
 def by_hand(labels, probs):

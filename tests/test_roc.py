@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
+from drawn import multiclass
 from medloop import roc
 
 
@@ -13,14 +14,6 @@ def binary(seed, n=200, decimals=1):
     rng = np.random.default_rng(seed)
     positive = rng.random(n) < 0.3
     return positive, np.round(rng.normal(size=n) + positive, decimals)
-
-
-def multiclass(seed, n=300, k=4):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(k, size=n)
-    logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[truth]
-    probs = np.exp(logits)
-    return truth, probs / probs.sum(1, keepdims=True)
 
 
 questions = st.lists(st.tuples(st.booleans(), st.integers(-20, 20)), min_size=1, max_size=40).map(

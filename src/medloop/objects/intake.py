@@ -100,8 +100,8 @@ def list_annotated(images: Path, labels: Path, *, classes: Sequence[str] | None)
 
 def such_as(read: Annotations, missing: list[tuple[str, str]]) -> str:
     """Say what stands in the way of the first label or image; nothing where nothing does."""
-    first = [f": {where} {reason}" for where, reason in [*read.refused, *missing]][:1]
-    return "".join(first)
+    said = (f": {where} {reason}" for where, reason in [*read.refused, *missing])
+    return next(said, "")
 
 
 def rows_of(
@@ -167,22 +167,18 @@ def given_objects(
     DataError
         Keypoints are needed and there are none, or a class has no usable object.
     """
-    said, refused = listing.said.of(dataset.id), list(listing.refused)
+    said, refused = listing.said.of(dataset.id), listing.refused
     if points and (said.keypoints is None or listing.skeleton is None):
         raise DataError("recipe landmarks with student pose needs keypoints, and there are none.")
-    table = workspace.table(status="ok")
-    row = np.searchsorted(table["id"], said.image)
-    extent = np.column_stack([table["width"], table["height"]])[row].astype(float)
     at = {file: row for row, file in enumerate(listing.table.file)}
-    stated = listing.stated[[at[file] for file in dataset.file[dataset.position(said.image)]]]
-    why = unusable(said, extent, stated[:, ::-1], points=points)
     files = dataset.file[dataset.position(said.image)].tolist()
-    refused += [(files[row], reason) for row, reason in sorted(why.items())]
-    kept = said[np.setdiff1d(np.arange(len(said)), list(why))]
+    kept, more = usable(
+        workspace, dataset, said, listing.stated[[at[file] for file in files]], points=points
+    )
     if kept.box is None and kept.keypoints is not None:
         kept = kept.with_(box=box_around(kept.keypoints))
     kept = kept.with_(mask=None, probs=None)
-    write_refused(workspace, refused, note)
+    write_refused(workspace, [*refused, *more], note)
     for k, name in enumerate(listing.classes):
         if not (kept.class_id == k).any():
             raise DataError(f"class {name!r} has no usable object in an image that can be read.")
@@ -206,20 +202,39 @@ def write_refused(workspace: Workspace, refused: list[tuple[str, str]], note: No
     note(f"{len(refused):,} labels are refused and listed in {path}, such as {where}: {reason}")
 
 
-def unusable(
-    said: Labels, extent: NDArray[np.float64], stated: NDArray[np.int64], *, points: bool
-) -> dict[int, str]:
-    """Say which rows cannot be learned from, and why.
+def usable(
+    workspace: Workspace,
+    dataset: Dataset,
+    said: Labels,
+    stated: NDArray[np.int64],
+    *,
+    points: bool,
+) -> tuple[Labels, list[tuple[str, str]]]:
+    """Return the labels that can be learned from; and of which image the others are, and why.
 
     Parameters
     ----------
+    workspace : Workspace
+    dataset : Dataset
     said : (m,) Labels
-    extent, stated : (m, 2)
-        Width and height of the image of each, as it is and as the labels have it; 0 where they do
-        not say.
+    stated : (m, 2) int
+        Height and width of the image of each as the labels have them; 0 where they do not say.
     points : bool
         Whether keypoints are needed.
     """
+    table = workspace.table(status="ok")
+    row = np.searchsorted(table["id"], said.image)
+    extent = np.column_stack([table["width"], table["height"]])[row].astype(float)
+    why = _unusable(said, extent, stated[:, ::-1], points=points)
+    files = dataset.file[dataset.position(said.image)].tolist()
+    refused = [(files[row], reason) for row, reason in sorted(why.items())]
+    return said[np.setdiff1d(np.arange(len(said)), list(why))], refused
+
+
+def _unusable(
+    said: Labels, extent: NDArray[np.float64], stated: NDArray[np.int64], *, points: bool
+) -> dict[int, str]:
+    """Say which rows cannot be learned from, and why; sizes are (m, 2) widths and heights."""
     why: dict[int, str] = {}
     if points and said.keypoints is not None:
         shown = said.keypoints[..., 2] > 0

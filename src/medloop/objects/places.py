@@ -16,7 +16,7 @@ from medloop.gate import Gate, Verdict, quality_kept
 from medloop.judges import Judges
 from medloop.labels import HUMAN, PARTLY, Labels
 from medloop.loop import Proposal, Round
-from medloop.objects.intake import rows_of, such_as, unusable, write_refused
+from medloop.objects.intake import rows_of, such_as, usable, write_refused
 from medloop.overlap import iou_rows
 from medloop.progress import Note
 from medloop.read.listing import Listing
@@ -145,20 +145,9 @@ def given_places(
     rows = read.labels[row_of[read.labels.image] >= 0]
     if len(rows) == 0:
         raise DataError(f"{boxes} holds no box in an image of the run{such_as(read, missing)}.")
-    stated = read.size[rows.image][:, ::-1]
-    row = row_of[rows.image]
-    table = workspace.table(status="ok")
-    held = np.searchsorted(table["id"], dataset.id[row])
-    extent = np.column_stack([table["width"], table["height"]])[held].astype(float)
-    why = unusable(rows, extent, stated, points=False)
-    refused = [(str(dataset.file[row[k]]), reason) for k, reason in sorted(why.items())]
-    write_refused(workspace, [*read.refused, *missing, *refused], note)
-    keep = np.setdiff1d(np.arange(len(rows)), list(why))
-    if len(keep) == 0:
-        raise DataError(f"{boxes} holds no usable box: {refused[0][0]}: {refused[0][1]}.")
     class_of = np.array([listing.classes.index(name) for name in read.classes], np.int64)
-    rows, image = rows[keep], dataset.id[row[keep]]
-    few = replace(
+    image = dataset.id[row_of[rows.image]]
+    said = replace(
         rows,
         image=image,
         class_id=class_of[rows.class_id],
@@ -168,5 +157,10 @@ def given_places(
         keypoints=None,
         looked_at=np.unique(image),
     )
+    few, refused = usable(workspace, dataset, said, read.size[rows.image], points=False)
+    write_refused(workspace, [*read.refused, *missing, *refused], note)
+    if len(few) == 0:
+        raise DataError(f"{boxes} holds no usable box: {refused[0][0]}: {refused[0][1]}.")
+    few = few.with_(looked_at=np.unique(few.image))
     workspace.log.append("boxes", "boxes", labels=few, actor="table", looked_by=PARTLY)
     return few

@@ -250,7 +250,8 @@ def marks_of(
     classes : int
         K.
     agreed : (n,) bool, optional
-        Findings that are objects though nobody labelled them.
+        Findings that are objects though nobody labelled them; disregarded where they are more than
+        those that meet an object of a person's, since then the labels are no measure.
     """
     marks = np.full(classes, config.unproved)
     shares = PRECISION if agreed is not None else _UNASKED
@@ -258,7 +259,7 @@ def marks_of(
     if held is None or precision == 0:
         return marks
     right = right_of(found, held.truth, config.spreads)
-    if agreed is not None:
+    if agreed is not None and agreed.sum() <= right.sum():
         right |= agreed
     believed = found.score >= config.confidence
     sure, right = found[believed], right[believed]
@@ -382,8 +383,7 @@ def _agreed(config: Landmarks, found: Labels, others: list[Any], held: HeldOut) 
     """Say which findings are objects that nobody labelled.
 
     Students that learned from different images all place their points alike, away from what a
-    person labelled. Boxes prove nothing: they agree on whatever looks like an object. Nor do points
-    where the students find less of what a person labelled than of what nobody did.
+    person labelled. Boxes prove nothing: they agree on whatever looks like an object.
     """
     agreed = np.zeros(len(found), bool)
     if config.spreads is None or found.keypoints is None or len(others) < 2:
@@ -393,8 +393,6 @@ def _agreed(config: Landmarks, found: Labels, others: list[Any], held: HeldOut) 
         seen = config.look(student, held.dataset, Labels.empty())
         seen = seen[seen.score >= config.confidence]
         agreed &= best_like(seen, found, config.spreads) >= _SAME
-    if agreed.sum() > right_of(found, held.truth, config.spreads).sum():
-        agreed[:] = False
     return agreed
 
 

@@ -119,15 +119,15 @@ class Locate(Recipe):
                 self.detector_options = {"size": 128, **({} if long else {"max_steps": 400}), **own}
         return self
 
-    def settled(self, classes: Sequence[str], *, points: bool = False, note: Note) -> Self:
+    def settled(self, classes: Sequence[str], *, points: bool, note: Note) -> Self:
         """Take classes for background whose names say that nothing shows: ``no finding``.
 
         Only ours does, where nobody named the background, and where a class remains to be located.
 
         Examples
         --------
-        >>> quietly = lambda sentence: None
-        >>> Locate(images="").settled(["Normal", "no_polyp", "noma"], note=quietly).background
+        >>> given = {"points": False, "note": lambda sentence: None}
+        >>> Locate(images="").settled(["Normal", "no_polyp", "noma"], **given).background
         ['Normal', 'no_polyp']
         """
         if self.mode != "ours" or self.background is not None:
