@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +15,14 @@ from medloop.dataset import Pixels
 from medloop.errors import DataError, LeakError, UsageError
 from medloop.export.blocks import to_json
 from medloop.labels import HUMAN, MODEL, PARTLY, Labels
+from medloop.objects.intake import write_refused
 from medloop.prepare.split import find_leaks, group_numbers
 from medloop.progress import Note, Progress, silent
 from medloop.read.annotations import find, read_annotations
-from medloop.read.cells import defuse
 from medloop.read.image import FolderPixels, shown
 from medloop.read.listing import find_images
 from medloop.read.parts import stack
 from medloop.read.scan import scan
-from medloop.store.files import writing
 from medloop.store.images import ImageRow
 from medloop.store.workspace import Workspace
 
@@ -149,7 +147,7 @@ def import_labels(
     with Workspace.create(workspace, config=config.model_dump()) as made, made.locked():
         _register(made, FolderPixels(root), found, allow_leak, progress, note)
         _append(made, found, kind, partly)
-        _write_refused(made, found.refused)
+        write_refused(made, found.refused)
         result = _result(made, kind, found.refused)
     if images is not None:
         left = len(set(find_images(root)) - set(found.file.tolist()))
@@ -290,15 +288,6 @@ def _rows(labels: Labels, rows: NDArray[np.bool_], alone: NDArray[np.int64] | No
     held = stack([labels[rows]])
     looked = held.image if alone is None else np.concatenate([held.image, alone])
     return held.with_(looked_at=np.unique(looked).astype(np.int64))
-
-
-def _write_refused(workspace: Workspace, refused: list[tuple[str, str]]) -> None:
-    if not refused:
-        return
-    with writing(workspace.path("refused.csv"), "w") as stream:
-        rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(("where", "reason"))
-        rows.writerows((defuse(where), defuse(reason)) for where, reason in refused)
 
 
 def _result(workspace: Workspace, kind: str, refused: list[tuple[str, str]]) -> Imported:

@@ -16,6 +16,7 @@ from medloop.errors import DataError
 from medloop.labels import HUMAN, PARTLY, Labels
 from medloop.overlap import box_around
 from medloop.progress import Note
+from medloop.read.cells import defuse
 from medloop.read.listing import Listing, list_images
 from medloop.store.files import writing
 from medloop.store.workspace import Workspace
@@ -189,17 +190,20 @@ def given_objects(
     return kept
 
 
-def write_refused(workspace: Workspace, refused: list[tuple[str, str]], note: Note) -> None:
-    """List in the workspace which labels were not taken over, and why; say so."""
+def write_refused(
+    workspace: Workspace, refused: list[tuple[str, str]], note: Note | None = None
+) -> None:
+    """List in the workspace which labels were not taken over, and why; tell ``note`` so."""
     if not refused:
         return
     path = workspace.path("refused.csv")
     with writing(path, "w") as stream:
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(("where", "reason"))
-        rows.writerows(refused)
-    where, reason = refused[0]
-    note(f"{len(refused):,} labels are refused and listed in {path}, such as {where}: {reason}")
+        rows.writerows((defuse(where), defuse(reason)) for where, reason in refused)
+    if note is not None:
+        where, reason = refused[0]
+        note(f"{len(refused):,} labels are refused and listed in {path}, such as {where}: {reason}")
 
 
 def usable(
