@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medloop.activation import Cam, class_maps, layers_of
+from medloop.activation import Cam, class_maps
 from medloop.students.backbones import start
+from medloop.students.layers import layers_of
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from landmarks import Task, cells, faces
 from medloop.annotations import Skeleton
 from medloop.dataset import ArrayPixels, Dataset
-from medloop.detection import object_area
 from medloop.labels import Labels
+from medloop.matching import object_area
 from medloop.objects.judges import Seen, as_many_right, quality_of, verdict_of
 from medloop.objects.sigmas import estimate_sigmas
 from medloop.overlap import iou

@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medloop.activation import (
-    Cam,
-    class_maps,
-    layers_of,
-    network_map_batches,
-    network_maps,
-    patch_evidence,
-    patch_maps,
-)
+from medloop.activation import Cam, class_maps, network_map_batches, network_maps
 from medloop.dataset import ArrayPixels, Dataset
 from medloop.errors import DataError, UsageError
 from medloop.labels import Labels
+from medloop.patch_activation import patch_evidence, patch_maps
 from medloop.prepare.window import square
+from medloop.students.layers import layers_of
 from medloop.students.patches import Patches
 
 torch = pytest.importorskip("torch")

@@ -12,17 +12,14 @@ from medloop.detection import (
     THRESHOLDS,
     at_score,
     average_precision,
-    match,
-    nme,
-    object_area,
-    pair_distance,
-    point_errors,
     recovery,
     summary,
 )
 from medloop.errors import DataError, UsageError
 from medloop.labels import Labels
+from medloop.matching import match, object_area
 from medloop.overlap import area
+from medloop.point_errors import nme, pair_distance, point_errors
 
 CLASSES = 3
 POINTS = 5

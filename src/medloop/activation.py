@@ -1,4 +1,4 @@
-"""Where in an image a student saw its class: Grad-CAM and LayerCAM, and maps of other students.
+"""Where in an image a network saw its class: Grad-CAM and LayerCAM.
 
 Only what lies behind the chosen layer needs a gradient. Everything before it runs as in a bare
 forward pass, so maps at the last convolution cost hardly more than labels.
@@ -16,19 +16,18 @@ from numpy.typing import ArrayLike, NDArray
 from medloop.dataset import Dataset
 from medloop.errors import DataError, UsageError, did_you_mean
 from medloop.progress import Progress, silent
+from medloop.students.layers import Layer, layers_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from medloop.students.backbones import Classifier
     from medloop.students.network import Network
-    from medloop.students.patches import Patches
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 METHODS = ("gradcam", "layercam")
 _BATCH = 32
-_CELLS = 2**22  # numbers in one table of patches and centroids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +178,7 @@ def network_map_batches(
             f"the data set has classes {dataset.classes}, but the student learned"
             f" {student.classes}."
         )
-    wanted = _wanted(class_id, dataset)
+    wanted = wanted_classes(class_id, dataset)
     device = choose_device(student.device)
     half = choose_bfloat16(student.bfloat16, device)
     with repeatable(device, student.threads):
@@ -320,7 +319,8 @@ def _peak(maps: Tensor) -> Tensor:
     return maps / top.masked_fill(top <= 0, 1)
 
 
-def _wanted(class_id: ArrayLike | str | None, dataset: Dataset) -> Ints | str | None:
+def wanted_classes(class_id: ArrayLike | str | None, dataset: Dataset) -> Ints | str | None:
+    """Check the classes that are to be explained, one an image: ids, ``"each"`` or None."""
     if class_id is None or (isinstance(class_id, str) and class_id == "each"):
         return class_id
     wanted = np.asarray(class_id)
@@ -340,309 +340,3 @@ def _resized(plan: Any, sizes: Sequence[int]) -> list[Any]:
     from dataclasses import replace
 
     return [replace(plan, size=size) for size in sizes]
-
-
-# -- layers ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A module of a network whose output has places: (n, c, h, w), or tokens (n, t, d).
-
-    Parameters
-    ----------
-    name : str
-    module : nn.Module
-    tokens : bool
-    before : int
-        Tokens that stand for no place, such as the class token; they come first.
-    """
-
-    name: str
-    module: nn.Module
-    tokens: bool
-    before: int = 0
-
-    def keep(self, held: dict[str, Tensor], *, first: bool) -> Any:
-        """Hook the module so that its output is kept; ``first`` starts the gradient there."""
-        import torch
-
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor = _first(output)
-            if tensor is None:
-                raise UsageError(f"layer {self.name!r} gave no tensor.")
-            if first:
-                torch.set_grad_enabled(True)
-                tensor = tensor.detach().requires_grad_(True)
-            held[self.name] = tensor
-            return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
-
-        return self.module.register_forward_hook(hook)
-
-    def spatial(self, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return (n, c, h, w) of an output, for pixels of this height and width."""
-        if not self.tokens:
-            return tensor
-        places = tensor[:, self.before :]
-        height, width = _grid(places.shape[1], shape)
-        return places.transpose(1, 2).reshape(len(tensor), -1, height, width)
-
-
-def layers_of(net: Classifier, size: int, count: int) -> list[Layer]:
-    """Find the layers at which maps are made, the last one first.
-
-    Of a convolutional network these are the outputs behind which the resolution changes; of a
-    transformer the outputs of its blocks, from the last whose places still reach the logits: the
-    class token alone is read from the very last one.
-
-    Parameters
-    ----------
-    net : Classifier
-        In evaluation mode.
-    size : int
-        Side in pixels of its images.
-    count : int
-        Fewer are returned where the network has fewer.
-
-    Raises
-    ------
-    UsageError
-        No layer has more than one place.
-    """
-    import torch
-
-    seen: list[tuple[str, nn.Module, Tensor]] = []
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor = _first(output)
-            if tensor is None or not tensor.is_floating_point() or tensor.ndim not in (3, 4):
-                return None
-            if not tensor.requires_grad:
-                tensor = tensor.requires_grad_(True)
-            seen.append((name, module, tensor))
-            return None
-
-        return hook
-
-    listed = _listed(net.backbone)
-    hooks = [
-        module.register_forward_hook(note(name)) for name, module in net.backbone.named_modules()
-    ]
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, int(net.mean.shape[1]), size, size)
-    device = net.head.weight.device
-    try:
-        with torch.enable_grad():
-            pixels = torch.rand(shape, generator=generator).to(device).requires_grad_(True)
-            logits = net(pixels)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    weight = torch.rand(logits.shape, generator=generator).to(device)
-    grown = torch.autograd.grad(
-        (logits * weight).sum(), [tensor for _, _, tensor in seen], allow_unused=True
-    )
-    reached = [
-        (name, module, tensor, gradient)
-        for (name, module, tensor), gradient in zip(seen, grown, strict=True)
-        if gradient is not None
-    ]
-    found = _convolutions(reached, listed) or _blocks(reached, listed, size)
-    if not found:
-        raise UsageError(
-            f"activation maps need a layer with more than one place, and this network has none "
-            f"at size {size}; it needs larger images."
-        )
-    return found[:count]
-
-
-def _listed(backbone: nn.Module) -> set[str]:
-    """Names of the modules that stand in a list: stages, blocks and layers."""
-    from torch import nn
-
-    return {
-        f"{name}.{child}" if name else child
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential)
-        for child, _ in module.named_children()
-    }
-
-
-def _convolutions(
-    reached: Sequence[tuple[str, nn.Module, Tensor, Tensor]], listed: set[str]
-) -> list[Layer]:
-    maps = [r for r in reached if r[2].ndim == 4 and r[2].shape[2] * r[2].shape[3] > 1]
-    if not maps:
-        return []
-    name, module, tensor, _ = maps[-1]
-    # a transformer's pixels pass one convolution, which is not its last layer
-    if any(r[2].ndim == 3 for r in reached[reached.index(maps[-1]) + 1 :]) and len(maps) < 4:
-        return []
-    found = [Layer(name, module, tokens=False)]
-    sizes = {tuple(tensor.shape[2:])}
-    stages: dict[tuple[int, ...], tuple[int, int, Layer]] = {}
-    for at, (name, module, tensor, _) in enumerate(maps):
-        if name in listed:
-            place = tuple(tensor.shape[2:])
-            rank = (-name.count("."), at)
-            if place not in stages or rank >= stages[place][:2]:
-                stages[place] = (*rank, Layer(name, module, tokens=False))
-    for place, (_, _, layer) in sorted(stages.items(), key=lambda item: -item[1][1]):
-        if place not in sizes:
-            found.append(layer)
-    return found
-
-
-def _blocks(
-    reached: Sequence[tuple[str, nn.Module, Tensor, Tensor]], listed: set[str], size: int
-) -> list[Layer]:
-    tokens = [r for r in reached if r[2].ndim == 3]
-    depth = min((name.count(".") for name, *_ in tokens if name in listed), default=0)
-    blocks = [r for r in tokens if r[0] in listed and r[0].count(".") == depth]
-    # before the blocks stands what makes the tokens
-    first = tokens.index(blocks[0]) if blocks else len(tokens)
-    around = [r for r in tokens[:first] if _before(r[2].shape[1]) is not None][-1:]
-    found = []
-    for name, module, tensor, gradient in (*around, *blocks):
-        before = _before(tensor.shape[1])
-        if before is not None and bool((gradient[:, before:] != 0).any()):
-            found.append(Layer(name, module, tokens=True, before=before))
-    return found[::-1]
-
-
-def _before(count: int) -> int | None:
-    """Tokens in front of a square grid of places; None where there is no such grid."""
-    side = int(count**0.5)
-    before = count - side * side
-    # a class token, one of distillation, or four registers
-    return before if side >= 2 and before <= 5 else None
-
-
-def _grid(places: int, shape: tuple[int, int]) -> tuple[int, int]:
-    height = max(1, round((places * shape[0] / shape[1]) ** 0.5))
-    return height, places // height
-
-
-def _first(output: Any) -> Tensor | None:
-    import torch
-
-    if isinstance(output, tuple) and output:
-        output = output[0]
-    return output if isinstance(output, torch.Tensor) else None
-
-
-# -- other students -------------------------------------------------------------------------
-
-
-def patch_maps(
-    student: Patches,
-    dataset: Dataset,
-    *,
-    class_id: ArrayLike | None = None,
-    progress: Progress = silent,
-) -> Maps:
-    """Show what each small patch of an image says for a class, by the student ``patches``.
-
-    The student's logits are sums over patches, so its map is no estimate: what stands in it is
-    what the student adds up, one patch a place, less what the other classes' logits get from it,
-    and less what the mean image says there. Negative evidence is cut off.
-
-    Parameters
-    ----------
-    student : Patches
-        Fitted.
-    dataset : Dataset
-    class_id : (n,) int, optional
-        Class that is explained; the predicted one where not given.
-
-    Raises
-    ------
-    DataError
-        The student is not fitted, or ``class_id`` does not fit.
-    """
-    from medloop.engine import map_batches
-    from medloop.engine.threads import one_thread
-    from medloop.prepare.window import square
-
-    learned = student._learned()
-    if student.line is None:
-        raise DataError("this student has not been fitted yet.")
-    probs = np.asarray(student.label(dataset).probs)
-    wanted = _wanted(class_id, dataset)
-    own = np.asarray(probs.argmax(axis=1) if wanted is None else wanted, np.int64)
-    size, channels = learned.patches.size, learned.patches.channels
-
-    def explain(rows: Sequence[int]) -> Floats:
-        found = []
-        for row in rows:
-            image = square(dataset.image(int(dataset.id[row])), size, channels)
-            maps = patch_evidence(student, image)
-            if learned.mirror:
-                other = patch_evidence(student, image[:, ::-1])[:, :, ::-1]
-                maps = np.asarray((maps + other) / 2, np.float32)
-            k = len(maps)
-            one = maps[own[row]]
-            if k > 1:
-                one = one - (maps.sum(axis=0) - one) / (k - 1)
-            one = np.maximum(one, 0)
-            found.append(one / (one.max() or 1))
-        return np.stack(found)
-
-    parts, done = [], 0
-    with one_thread():
-        for part in map_batches(explain, list(range(len(dataset))), batch=8):
-            parts.append(part)
-            done += len(part)
-            progress("activation maps", done, len(dataset))
-    if not parts:
-        raise DataError("activation maps need at least one image.")
-    return Maps(image=dataset.id, maps=np.concatenate(parts), probs=probs, class_id=own)
-
-
-def patch_evidence(student: Patches, image: Floats) -> Floats:
-    """Return what each patch of one image adds to each class's logit, (K, m, m).
-
-    Their sum over places, and ``centre``, the student's logits of the mean image, make the
-    logits of the image (of the image as it is: a student with ``mirror`` takes the mean with
-    its mirror image).
-
-    Parameters
-    ----------
-    student : Patches
-        Fitted.
-    image : (size, size, channels) float in [0, 1]
-    """
-    learned = student._learned()
-    if student.line is None:
-        raise DataError("this student has not been fitted yet.")
-    patches = learned.patches
-    cells, k = patches.grid**2, len(patches.centroids)
-    weights = (student.line.weights @ learned.projection.T) / learned.scale
-    weights = weights.reshape(-1, cells, k).astype(np.float32)
-    mean = learned.mean.reshape(cells, k)
-    p, n = patches.patch, patches.size - patches.patch + 1
-    window = np.lib.stride_tricks.sliding_window_view(image, (p, p), axis=(0, 1))
-    edges = np.linspace(0, n, patches.grid + 1).round().astype(int)
-    evidence = np.empty((len(weights), n, n), np.float32)
-    for cell in range(cells):
-        row, column = divmod(cell, patches.grid)
-        here = np.s_[edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
-        block = window[here]
-        code = _codes(patches, block.reshape(block.shape[0] * block.shape[1], -1))
-        said = (code - mean[cell]) @ weights[:, cell].T / len(code)
-        evidence[(slice(None), *here)] = said.T.reshape(-1, *block.shape[:2])
-    return evidence
-
-
-def _codes(patches: Any, flat: Floats) -> Floats:
-    """Code (m, p) patches against the centroids, (m, k): the triangle encoding."""
-    from medloop.students.patch_features import _ABOVE_ZERO, _CONTRAST
-
-    centred = flat - flat.mean(axis=1, keepdims=True)
-    white = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + _CONTRAST)
-    white = white @ patches.whitening
-    square = (white**2).sum(axis=1)[:, None] - 2 * white @ patches.centroids.T
-    square += (patches.centroids**2).sum(axis=1) + np.float32(_ABOVE_ZERO)
-    z = np.sqrt(np.maximum(square, 0))
-    return np.asarray(np.maximum(z.mean(axis=1, keepdims=True) - z, 0), np.float32)

@@ -92,7 +92,8 @@ def looked(student: Any, dataset: Dataset) -> NDArray[np.float32]:
         said = student.decide(dataset).class_id
         maps = pointed(student.classifier, student.pointer, dataset, said, fine=student.fine)
         return np.asarray(maps, np.float32)
-    from medloop.activation import network_maps, patch_maps
+    from medloop.activation import network_maps
+    from medloop.patch_activation import patch_maps
 
     made = (patch_maps if student.name == "patches" else network_maps)(student, dataset)
     return np.asarray(made.maps, np.float32)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from medloop.dataset import ArrayPixels, Dataset
-from medloop.detection import average_precision, nme, object_area
+from medloop.detection import average_precision
 from medloop.errors import DataError, UsageError
 from medloop.labels import Labels
+from medloop.matching import object_area
+from medloop.point_errors import nme
 from medloop.students import load_student, make_student
 from medloop.students.detector import Detector
 from medloop.students.pose import Pose

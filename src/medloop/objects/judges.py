@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.dataset import Dataset
-from medloop.detection import object_area, summary
+from medloop.detection import summary
 from medloop.gate import Gate, Verdict, both, few_invented, quality_kept
 from medloop.judges import operation
 from medloop.labels import MODEL, Labels
 from medloop.loop import Round
+from medloop.matching import object_area
 from medloop.objects.intake import skeleton_of
 from medloop.objects.sigmas import estimate_sigmas
 from medloop.recipes.landmarks import HeldOut, Landmarks, best_like, marks_of, right_of

@@ -41,10 +41,10 @@ from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
 from medloop.dataset import Dataset
-from medloop.detection import match, object_area
 from medloop.gate import least_sure
 from medloop.labels import Labels
 from medloop.loop import Proposal, Step
+from medloop.matching import match, object_area
 from medloop.overlap import iou, oks, suppress
 from medloop.prepare.split import group_folds
 from medloop.progress import Progress, silent

@@ -288,7 +288,8 @@ def maps_of(
     ``fine`` fuses three resolutions, two sizes and both mirror images of a network, and explains
     what tells the class from the others; otherwise it is Grad-CAM of the last convolution.
     """
-    from medloop.activation import Cam, network_maps, patch_maps
+    from medloop.activation import Cam, network_maps
+    from medloop.patch_activation import patch_maps
 
     if classifier.name == "patches":
         made = patch_maps(classifier, dataset, class_id=class_id, progress=progress)  # type: ignore[arg-type]
