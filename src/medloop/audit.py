@@ -25,6 +25,7 @@ from medloop.findings.audit import (
 from medloop.labels import HUMAN, MODEL, Labels
 from medloop.read.parts import stack
 from medloop.read.table import read_table
+from medloop.recipes import IMPORT
 from medloop.store.event import Event
 from medloop.store.files import writing
 from medloop.store.log import LabelLog
@@ -80,7 +81,7 @@ def draw_audit(
             raise UsageError(
                 f"--audit must lie in [1, {len(images)}], the number of machine labels, got {size}."
             )
-        seed = int(workspace.config["seed"])
+        seed = int(workspace.config.get("seed", 0))
         asked: dict[str, Any] = {
             "size": size,
             "error_rate": error_rate,
@@ -172,6 +173,7 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
     DataError
         An answer is missing, belongs to no audited image, or names an unknown class.
     """
+    from medloop.report.imported import write_import_report
     from medloop.report.page import write_report
 
     with Workspace.open(path) as workspace, workspace.locked():
@@ -218,7 +220,9 @@ def answer_audit(path: Path, answers: Path) -> dict[str, Any]:
         )
         workspace.save_json("certificate.json", said)
         metrics = workspace.load_json("metrics.json", None)
-        if metrics is not None:  # an imported workspace has no rounds to report
+        if workspace.config.get("recipe") == IMPORT:
+            write_import_report(workspace)
+        elif metrics is not None:
             write_report(workspace, metrics)
         return said
 

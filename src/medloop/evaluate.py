@@ -23,6 +23,7 @@ from medloop.labels import HUMAN, MODEL, Labels
 from medloop.metrics import confusion_matrix
 from medloop.progress import Note, Progress, silent
 from medloop.read.table import read_table
+from medloop.recipes import IMPORT
 from medloop.report.words import count_words, with_interval
 from medloop.splits import LabelsOfStudent, errors_grid, evaluate_splits, sort_errors
 from medloop.store.workspace import Workspace
@@ -118,6 +119,8 @@ def evaluate_workspace(
 
     with Workspace.open(path) as workspace, workspace.locked():
         rounds = {event.round: event.seq for event in workspace.log.events("round", live=True)}
+        if not rounds and workspace.config["recipe"] == IMPORT:
+            raise UsageError(f"{path} holds no label of a machine that the truth could judge.")
         if not rounds:
             raise UsageError(
                 f"{path} has no finished round yet; run: medloop resume {workspace.folder}"
@@ -146,7 +149,7 @@ def evaluate_workspace(
                 f"{count_words(known.elsewhere, 'row')} of {truth} name no usable image of {path}."
             )
         classes = tuple(workspace.log.events("scan")[0].payload["classes"])
-        seed = int(workspace.config["seed"])
+        seed = int(workspace.config.get("seed", 0))
         sets = {number: workspace.log.labels(seq) for number, seq in rounds.items()}
         measured, draws = {}, {}
         named: dict[Any, Labels] = {**sets, "delivered": delivered}

@@ -87,6 +87,7 @@ class Imported:
                 f"{len(self.refused):,} rows are refused and listed in "
                 f"{self.workspace / 'refused.csv'}, such as {where}: {reason}."
             )
+        lines.append(f"Report: {self.workspace / 'report.html'}")
         return "\n".join(lines)
 
 
@@ -132,6 +133,8 @@ def import_labels(
     LeakError
         A split cuts a patient.
     """
+    from medloop.report.imported import write_import_report
+
     source, _ = find(path, format)
     kind, found = read_annotations(path, format)
     if not len(found):
@@ -148,6 +151,7 @@ def import_labels(
         _register(made, FolderPixels(root), found, allow_leak, progress, note)
         _append(made, found, kind, partly)
         write_refused(made, found.refused)
+        write_import_report(made)
         result = _result(made, kind, found.refused)
     if images is not None:
         left = len(set(find_images(root)) - set(found.file.tolist()))

@@ -25,7 +25,7 @@ from medloop.objects.intake import Annotated, given_objects
 from medloop.objects.judges import Found, ObjectJudges, compare_found
 from medloop.objects.places import PlaceJudges, given_places
 from medloop.progress import Note, Progress, silent
-from medloop.recipes import ObjectRecipe, Recipe, recipe_of
+from medloop.recipes import IMPORT, ObjectRecipe, Recipe, recipe_of
 from medloop.recipes.landmarks import Landmarks
 from medloop.recipes.locate import Locate
 from medloop.recipes.zero_shot import several
@@ -140,6 +140,16 @@ def _label(
             progress("rounds", made.number, config.rounds)
             if made.number:
                 note(f"Round {made.number}: {made.verdict.sentence}")
+
+
+def report(workspace: Workspace, *, note: Note = print) -> None:
+    """Write ``report.html`` anew: of the rounds of a run, or of labels that were imported."""
+    if workspace.config.get("recipe") == IMPORT:
+        from medloop.report.imported import write_import_report
+
+        write_import_report(workspace)
+    else:
+        finish(workspace, note=note)
 
 
 def finish(workspace: Workspace, *, note: Note = print) -> dict[str, Any]:

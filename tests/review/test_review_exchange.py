@@ -2,6 +2,7 @@
 
 import json
 import os
+from html import unescape
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 from medloop.cli import people
 from medloop.errors import DataError, MedloopError
 from medloop.export import export_labels
-from medloop.report import page
+from medloop.labels import MODEL
+from medloop.report.certified import certificate_state
 from medloop.review.desk import Desk
 from medloop.review.reports import is_stale, renew_report
 from medloop.review.tables import close_audit, list_audit, read_answers
@@ -209,8 +211,8 @@ def test_the_verb_takes_both(tmp_path):
 def test_the_report_follows_the_audit(workspace, image_set):
     state = list_audit(workspace, 100, error_rate=0.3, confidence=0.95, blind=True, repeats=0)
     with Workspace.open(workspace, read_only=True) as opened:
-        current = opened.log.current(columns=[])
-        said = page._certificate(opened, current)
+        machine = int((opened.log.current(columns=[]).source == MODEL).sum())
+        said = certificate_state(opened, machine)
     assert said["state"] == "drawn"
     name = workspace.name
     assert said["command"] == f"medloop answers {name} FILE && medloop certify {name} --close"
@@ -238,16 +240,16 @@ def test_the_report_follows_the_audit(workspace, image_set):
     assert not is_stale(workspace)
 
 
-def test_an_imported_workspace_has_no_report_and_closes_its_audit(tmp_path):
+def test_the_report_of_an_imported_workspace_follows_its_audit(tmp_path):
     ws = make(tmp_path / "ws", n=60)
-    text = (ws / "run.yaml").read_text().replace("few_labels", "import")
+    text = (ws / "run.yaml").read_text().replace("few_labels", "import\nimages: gone")
     (ws / "run.yaml").write_text(text)
     with Desk(ws) as desk:
         desk.start_audit(0.2, 0.8, blind=True, repeats=0)
     said = close_audit(ws, give_up=True)
     assert not said["holds"]
-    assert not renew_report(ws)
-    assert not (ws / "report.html").exists()
+    assert renew_report(ws)
+    assert said["sentence"] in unescape((ws / "report.html").read_text())
 
 
 def test_a_fixed_audit_of_a_workspace_without_figures_is_answered(tmp_path):

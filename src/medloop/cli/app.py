@@ -101,15 +101,15 @@ def rollback(
     result(f"Round {to_round} is in use again.", said, as_json=as_json)
 
 
-@app.command()
-def report(workspace: WS) -> None:
+@app.command("report")
+def report_(workspace: WS) -> None:
     """Write report.html anew."""
     from medloop.cli.show import note
-    from medloop.run import finish
+    from medloop.run import report
     from medloop.store.workspace import Workspace
 
     with Workspace.open(workspace) as opened, opened.locked():
-        finish(opened, note=note)
+        report(opened, note=note)
         print(opened.path("report.html"))
 
 

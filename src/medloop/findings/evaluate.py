@@ -101,7 +101,7 @@ def evaluate_finding_workspace(
     """
     from medloop.report.finding_evaluation import write_finding_evaluation
 
-    log, seed = workspace.log, int(workspace.config["seed"])
+    log, seed = workspace.log, int(workspace.config.get("seed", 0))
     classes = workspace.images.classes()
     known = read_finding_truth(workspace, truth)
     judged = known.where(machine_images(workspace))

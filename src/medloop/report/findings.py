@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.certify import audit_size
 from medloop.errors import MedloopError
 from medloop.findings.counts import count_images
 from medloop.findings.evaluation import JudgedFindings, Presence
@@ -15,10 +14,11 @@ from medloop.findings.words import change_sentences, figure_sentences
 from medloop.labels import HUMAN
 from medloop.presence import sureness
 from medloop.report import figures
+from medloop.report.certified import certificate_state
 from medloop.report.gallery import Picture, pictures
 from medloop.report.provenance import provenance, settings
 from medloop.report.template import write_page
-from medloop.report.words import SETS, certify_command, leak_words, shortened
+from medloop.report.words import SETS, leak_words, shortened
 from medloop.rounds import load_judged
 from medloop.store.images import OK
 from medloop.store.workspace import Workspace
@@ -75,7 +75,7 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
         if metrics["comparison"]
         else [],
         "leak": leak_words(metrics["leak"]) if metrics["leak"] else "",
-        "certificate": _certificate(workspace, counts["machine"]),
+        "certificate": certificate_state(workspace, counts["machine"]),
         "tables": _tables(rounds, first, number),
         "rounds": rounds,
         "figures": _figures(workspace, metrics, rounds, used),
@@ -88,22 +88,6 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
         "settings": settings(workspace.config, student),
         "provenance": provenance(workspace, number),
     }
-
-
-def _certificate(workspace: Workspace, machine: int) -> dict[str, Any]:
-    """Say what is certified, or what to do for it."""
-    held = workspace.load_json("certificate.json", None)
-    if held:
-        return {"state": "holds" if held["holds"] else "fails", **held}
-    name = shortened(workspace.folder.resolve().name, 80)
-    drawn = workspace.log.events("audit", live=True)
-    if drawn:
-        command = f"medloop certify {name} --answers FILE"
-        return {"state": "drawn", "size": drawn[-1].payload["size"], "command": command}
-    if not machine:
-        return {"state": "needless"}
-    least = audit_size(machine, error_rate=0.05, confidence=0.95)
-    return {"state": "open", "command": certify_command(name, machine), "least": least}
 
 
 def _tables(rounds: list[dict[str, Any]], first: int, number: int) -> list[dict[str, Any]]:

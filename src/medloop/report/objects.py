@@ -8,6 +8,7 @@ import numpy as np
 
 from medloop.labels import HUMAN, MODEL, Labels
 from medloop.report.boxes import centres, images_of, shapes, sizes
+from medloop.report.certified import certificate_state
 from medloop.report.drawing import BLUE, GREY, ORANGE, VERMILLION, drawing, svg
 from medloop.report.gallery import thumbnail
 from medloop.report.provenance import provenance, settings
@@ -55,7 +56,9 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
         "machine": int((current.source == MODEL).sum()),
         "sentences": _sentences(metrics),
         "warnings": _warnings(metrics, student),
-        "certificate": workspace.load_json("certificate.json", None),
+        "certificate": certificate_state(
+            workspace, int((current.source == MODEL).sum()), drawn=True
+        ),
         "columns": [name for name, _ in OBJECT_FIGURES if _measured(metrics, name)],
         "digits": dict(OBJECT_FIGURES),
         "rounds": sorted(metrics["rounds"], key=lambda row: int(row["number"])),

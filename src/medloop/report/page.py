@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.certify import audit_size
 from medloop.dataset import Dataset
 from medloop.errors import MedloopError
 from medloop.evaluation import Judged
 from medloop.labels import HUMAN, MODEL, Labels
 from medloop.report import figures
+from medloop.report.certified import certificate_state
 from medloop.report.gallery import Picture, least_sure, most_contradicted, pictures
 from medloop.report.provenance import provenance, settings
 from medloop.report.template import write_page
 from medloop.report.words import (
     SETS,
-    certify_command,
     change_words,
     count_words,
     leak_words,
@@ -91,7 +90,9 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
         "counts": _counts(workspace, table, current),
         "classes": one_of([shortened(name, 40) for name in metrics["classes"]]),
         "warnings": _warnings(metrics, student, quality),
-        "certificate": _certificate(workspace, current),
+        "certificate": certificate_state(
+            workspace, int((current.source == MODEL).sum()), drawn=metrics["kind"] == "places"
+        ),
         "quality": quality,
         "held_out_kind": _held_out_kind(workspace, number, table),
         "changes": _changes(metrics),
@@ -156,33 +157,6 @@ def _warnings(
                 " only: they are rough, and so are their intervals."
             )
     return said
-
-
-def _certificate(workspace: Workspace, current: Labels) -> dict[str, Any]:
-    """Say what is certified, or what to do for it."""
-    certificate = workspace.load_json("certificate.json", None)
-    machine = int((current.source == MODEL).sum())
-    if certificate:
-        return {
-            "state": "holds" if certificate["holds"] else "fails",
-            "sentence": certificate["sentence"],
-            "reviewer_known": certificate.get("reviewer_bound", 0.0) > 0,
-        }
-    name = shortened(workspace.folder.resolve().name, 80)
-    drawn = workspace.log.events("audit", live=True)
-    if drawn:
-        asked = drawn[-1].payload
-        command = f"medloop certify {name} --answers FILE"
-        if asked.get("method") == "anytime":
-            command = f"medloop answers {name} FILE && medloop certify {name} --close"
-        return {"state": "drawn", "size": asked["size"], "command": command}
-    if not machine:
-        return {"state": "needless"}
-    return {
-        "state": "open",
-        "command": certify_command(name, machine),
-        "least": audit_size(machine, error_rate=0.05, confidence=0.95),
-    }
 
 
 # -- how good -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def settings(config: dict[str, Any], student: dict[str, Any]) -> list[tuple[str,
     told = {name: own[name] for name in sorted(own) if name not in ("classes", "student", "format")}
     # the last part says which; the folders above may name people, and machines
     short = {name: Path(config[name]).name for name in ("images", "labels") if config.get(name)}
-    rows = _flat({**config, **short}) + _flat({"student": told})
+    rows = _flat({**config, **short}) + (_flat({"student": told}) if told else [])
     return [(name, shortened(value, 300)) for name, value in rows]
 
 
@@ -36,12 +36,13 @@ def _flat(values: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def provenance(workspace: Workspace, number: int) -> list[tuple[str, str]]:
-    """List versions and hashes that tell where a round came from."""
+def provenance(workspace: Workspace, number: int | None = None) -> list[tuple[str, str]]:
+    """List versions and hashes that tell where the labels of a round, or of an import, are from."""
     log = workspace.log
     # that a run is finished is noted after its report; the labels are those of the event before
     last = [event for event in log.events() if event.kind != "finished"][-1]
     made = [event for event in log.events("round", live=True) if event.round == number]
+    weights = made[-1].payload["student_sha256"] if made else "unknown"
     return [
         ("medloop", __version__),
         ("Python", platform.python_version()),
@@ -50,5 +51,5 @@ def provenance(workspace: Workspace, number: int) -> list[tuple[str, str]]:
         ("Last change of the labels (UTC)", last.at[:19].replace("T", " ")),
         ("Events in the log until then", f"{last.seq:,}"),
         ("Hash of the last event", last.hash),
-        ("Hash of the model's weights", made[-1].payload["student_sha256"] if made else "unknown"),
+        *([] if number is None else [("Hash of the model's weights", weights)]),
     ]

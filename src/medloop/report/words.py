@@ -40,8 +40,9 @@ def summary_words(workspace: Path, metrics: dict[str, Any], status: dict[str, An
     lines.append(f"Report: {workspace / 'report.html'}")
     format = "coco --out labels.json" if places else "csv --out labels.csv"
     then = f"medloop export {workspace} --format {format}"
+    look = f"medloop review {workspace}" if places else certify_command(str(workspace), machine)
     if machine:
-        lines.append(f"Next: {certify_command(str(workspace), machine)}, then {then}")
+        lines.append(f"Next: {look}, then {then}")
     else:
         lines.append(f"Next: {then}")
     return "\n".join(lines)
@@ -75,7 +76,8 @@ def _object_words(workspace: Path, metrics: dict[str, Any], source: dict[str, in
     if metrics["leak"]:
         lines.append(leak_words(metrics["leak"]))
     lines.append(f"Report: {workspace / 'report.html'}")
-    lines.append(f"Next: medloop export {workspace} --format coco --out labels.json")
+    then = f"medloop export {workspace} --format coco --out labels.json"
+    lines.append(f"Next: medloop review {workspace}, then {then}" if machine else f"Next: {then}")
     return "\n".join(lines)
 
 
@@ -113,9 +115,11 @@ def status_words(workspace: Path, status: dict[str, Any]) -> str:
     lines = [f"{workspace}: {status['images']:,} images, {status['quarantined']:,} quarantined."]
     for name, count in status["labels"]["by_source"].items():
         lines.append(f"{count:,} labels by {name}.")
-    lines.append(f"Rounds: {', '.join(map(str, status['rounds'])) or 'none'}.")
-    stopped = status["stopped"]
-    lines.append(stopped["sentence"] if stopped else f"Not finished: medloop resume {workspace}")
+    if status["recipe"] != "import":
+        lines.append(f"Rounds: {', '.join(map(str, status['rounds'])) or 'none'}.")
+        stopped = status["stopped"]
+        go_on = f"Not finished: medloop resume {workspace}"
+        lines.append(stopped["sentence"] if stopped else go_on)
     if status["certificate"]:
         lines.append(status["certificate"]["sentence"])
     return "\n".join(lines)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medloop.recipes import IMPORT
 from medloop.store.workspace import Workspace
 
 _REPORT, _METRICS, _LOG = "report.html", "metrics.json", "labels.db"
 
 
 def renew_report(path: Path) -> bool:
-    """Write ``metrics.json`` and ``report.html`` anew from the log.
+    """Write ``report.html``, and ``metrics.json`` of a run, anew from the log.
 
     Parameters
     ----------
@@ -20,22 +21,21 @@ def renew_report(path: Path) -> bool:
     Returns
     -------
     bool
-        False where there is nothing to report: an imported workspace has no rounds, and one that
-        was never finished no figures.
+        False where there is nothing to report: a run that was never finished has no figures.
 
     Raises
     ------
     MedloopError
         A round cannot be read, or the files cannot be written.
     """
-    from medloop.run import finish
+    from medloop.run import report
 
     with Workspace.open(path, read_only=True) as workspace:
         rounds = workspace.log.events("round", live=True)
-        imported = workspace.config.get("recipe") == "import"
-        if imported or not rounds or not workspace.path(_METRICS).exists():
+        imported = workspace.config.get("recipe") == IMPORT
+        if not imported and not (rounds and workspace.path(_METRICS).exists()):
             return False
-        finish(workspace, note=lambda sentence: None)
+        report(workspace, note=lambda sentence: None)
     return True
 
 

@@ -246,6 +246,7 @@ class Workspace:
         stopped = [event.payload for event in events if event.kind == "stopped"]
         return {
             "workspace": str(self.folder),
+            "recipe": self.config.get("recipe"),
             "images": counts[OK],
             "quarantined": counts[QUARANTINED],
             "scanned": self.scanned,
