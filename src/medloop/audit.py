@@ -60,7 +60,8 @@ def draw_audit(
     Raises
     ------
     UsageError
-        There is nothing to audit, ``size`` does not fit, or answers were given already.
+        There is nothing to audit, labels are boxes or several an image, ``size`` does not fit, or
+        answers were given already.
     """
     with Workspace.open(path) as workspace, workspace.locked():
         log = workspace.log
@@ -74,6 +75,8 @@ def draw_audit(
         pool = machine_labels(log)
         if several:
             pool = pool.of(machine_images(workspace))
+        else:
+            _refuse_places(path, pool)
         images = _drawn_from(pool, several)
         if len(images) == 0:
             raise UsageError(f"{path} holds no machine labels to audit.")
@@ -284,6 +287,21 @@ def certified(
         said["findings"] = told
         said["sentence"] += f" An image is wrong where any of its findings is. {words}"
     return pool.of(images[certificate.accepted]), with_leak(said, leak)
+
+
+def _refuse_places(path: Path, pool: Labels) -> None:
+    """Refuse what a table of one class an image cannot answer."""
+    there = () if pool.box is None else (pool.box[:, 2:] > pool.box[:, :2]).all(axis=1)
+    if any(there) or pool.keypoints is not None:
+        raise UsageError(
+            f"the machine labels of {path} say where things are, which a table of classes cannot "
+            f"check: run medloop review {path}, or say --anytime and --loss."
+        )
+    if len(np.unique(pool.image)) < len(pool):
+        raise UsageError(
+            f"{path} holds several machine labels an image, which a table of one class each cannot "
+            f"check: run medloop review {path}."
+        )
 
 
 def _drawn_from(pool: Labels, several: bool) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from desks import make
 
 from medloop.annotations import Skeleton
 from medloop.audit import draw_audit, machine_labels
-from medloop.errors import DataError, StaleError
+from medloop.errors import DataError, StaleError, UsageError
 from medloop.export import export_labels
 from medloop.labels import HUMAN, PARTLY, Labels
 from medloop.review.desk import Desk
@@ -224,32 +224,37 @@ def test_an_audit_asks_about_all_that_an_image_shows(tmp_path, loss, slip):
 
 
 def test_a_column_that_one_round_lacks_is_not_lost_by_an_audit(tmp_path):
-    for name, audit in (
-        ("fixed", lambda ws: draw_audit(ws, 5, error_rate=0.2, confidence=0.8)),
-        ("open", lambda ws: _start(ws)),
-    ):
-        path = landmarks(tmp_path / name, 10)
-        with Workspace.open(path) as workspace:
-            bare = Labels(image=[9], class_id=[1], score=[0.6], round=[1])
-            workspace.log.append("bare", "round", labels=bare, round=1)
-            assert workspace.log.current(source="model").box is None
-            kept = machine_labels(workspace.log)
-        audit(path)
-        with Workspace.open(path, read_only=True) as workspace:
-            frozen = workspace.log.labels(workspace.log.events("audit")[0].seq)
-        assert frozen.image.tolist() == kept.image.tolist() == list(range(10))
-        assert frozen.box[:9].tolist() == [[50, 50, 80, 90]] * 9
-        assert not frozen.box[9].any()
-        assert frozen.keypoints.shape == (10, 2, 3)
-        with Desk(path) as desk:  # a place of zeros is no place
-            (one,) = desk.item(desk.item_id("f/09.png")).findings
-            assert "box" not in one
-            assert "keypoints" not in one
-
-
-def _start(path):
+    path = landmarks(tmp_path / "ws", 10)
+    with Workspace.open(path) as workspace:
+        bare = Labels(image=[9], class_id=[1], score=[0.6], round=[1])
+        workspace.log.append("bare", "round", labels=bare, round=1)
+        assert workspace.log.current(source="model").box is None
+        kept = machine_labels(workspace.log)
     with Desk(path) as desk:
         desk.start_audit(0.2, 0.8, blind=False)
+    with Workspace.open(path, read_only=True) as workspace:
+        frozen = workspace.log.labels(workspace.log.events("audit")[0].seq)
+    assert frozen.image.tolist() == kept.image.tolist() == list(range(10))
+    assert frozen.box[:9].tolist() == [[50, 50, 80, 90]] * 9
+    assert not frozen.box[9].any()
+    assert frozen.keypoints.shape == (10, 2, 3)
+    with Desk(path) as desk:  # a place of zeros is no place
+        (one,) = desk.item(desk.item_id("f/09.png")).findings
+        assert "box" not in one
+        assert "keypoints" not in one
+
+
+def test_a_table_of_classes_cannot_audit_places_or_several_labels_an_image(tmp_path):
+    path = landmarks(tmp_path / "points", 10)
+    with pytest.raises(UsageError, match=r"say where things are.*medloop review"):
+        draw_audit(path, 5, error_rate=0.2, confidence=0.8)
+    several = make(tmp_path / "several", n=10)
+    with Workspace.open(several) as workspace:
+        image = int(workspace.log.current(source="model").image[0])
+        twice = Labels(image=[image, image], class_id=[0, 1], round=[9, 9])
+        workspace.log.append("twice", "round", labels=twice, round=9)
+    with pytest.raises(UsageError, match="several machine labels an image"):
+        draw_audit(several, 5, error_rate=0.2, confidence=0.8)
 
 
 def test_a_class_alone_costs_the_others_no_box_and_makes_up_none(tmp_path):

@@ -18,7 +18,8 @@ def certificate_state(workspace: Workspace, machine: int, *, drawn: bool = False
     machine : int
         Labels by the machine, or images with one.
     drawn : bool
-        Whether labels are boxes or points, which are looked at in the browser and not in a table.
+        Whether labels are boxes, points or several an image, which people look at in the browser
+        and not in a table.
 
     Returns
     -------

@@ -51,6 +51,7 @@ def _content(workspace: Workspace) -> dict[str, Any]:
     quarantined = workspace.quarantined()
     machine = len(np.unique(current.image[current.source == MODEL]))
     boxed = current[(current.boxes[:, 2:] > current.boxes[:, :2]).all(axis=1)]
+    one_class = len(np.unique(current.image)) == len(current) and not len(boxed)
     figures = [("Labels by class", _by_class(current, classes))]
     figures += [("Size of boxes", sizes(boxed, size, things="boxes"))]
     figures += [("Where boxes lie", centres(boxed, size, things="boxes"))]
@@ -62,7 +63,7 @@ def _content(workspace: Workspace) -> dict[str, Any]:
         "empty": len(np.setdiff1d(current.looked_at, current.image)),
         "unlabelled": good - len(current.looked_at),
         "leak": leak_words(leak) if leak else "",
-        "certificate": certificate_state(workspace, machine, drawn=len(boxed) > 0),
+        "certificate": certificate_state(workspace, machine, drawn=not one_class),
         "rows": _rows(current, classes),
         "figures": [figure for figure in figures if figure[1]],
         "pictures": _pictures(workspace, table, current, classes),
