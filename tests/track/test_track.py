@@ -163,7 +163,8 @@ def test_mlflow_is_told_the_same(tmp_path, monkeypatch):
         def get_experiment_by_name(self, name):
             return None
 
-        def create_experiment(self, name):
+        def create_experiment(self, name, artifact_location):
+            calls.append(("artifacts", artifact_location))
             return f"id of {name}"
 
         def create_run(self, experiment, run_name):
@@ -177,13 +178,46 @@ def test_mlflow_is_told_the_same(tmp_path, monkeypatch):
     tracking.MlflowClient = Client
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     monkeypatch.setitem(sys.modules, "mlflow.tracking", tracking)
+    for needed in ("sqlalchemy", "alembic"):
+        monkeypatch.setitem(sys.modules, needed, types.ModuleType(needed))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with open_trackers(tmp_path, ["mlflow"], project="scopes") as log:
         tell(log)
-    assert calls[0] == ("uri", (tmp_path / "mlflow").resolve().as_uri())
-    assert calls[1] == ("run", "id of scopes", "borders/cropped-0")
+    folder = (tmp_path / "mlflow").resolve()
+    assert calls[0] == ("uri", f"sqlite:///{folder}/mlflow.db")
+    assert calls[1] == ("artifacts", folder.as_uri())
+    assert calls[2] == ("run", "id of scopes", "borders/cropped-0")
     assert ("log_param", "r1", "options.size", "32", {}) in calls
     assert ("log_metric", "r1", "train loss", 0.5, {"step": 1}) in calls
     (tagged,) = [call for call in calls if call[:3] == ("set_tag", "r1", "model")]
     assert json.loads(tagged[3]) == {"name": "patches", "sha256": "cd"}
     assert calls[-1][0] == "set_terminated"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own, of its database
+def test_mlflow_itself_keeps_what_it_is_told(tmp_path, monkeypatch):
+    """Not installed for the tests: this runs where somebody has the whole of MLflow."""
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="only mlflow-skinny is installed")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with open_trackers(tmp_path, ["mlflow"], project="scopes") as log:
+        tell(log)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    known = client.get_experiment_by_name("scopes")
+    (run,) = client.search_runs([known.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["options.size"] == "32"
+    losses = [one.value for one in client.get_metric_history(run.info.run_id, "train loss")]
+    assert losses == [1, 1 / 2, 1 / 3]
+    assert json.loads(run.data.tags["model"]) == {"name": "patches", "sha256": "cd"}
+
+
+def test_weights_and_biases_itself_stays_offline(tmp_path, monkeypatch):
+    """Not installed for the tests: this runs where somebody has it."""
+    wandb = pytest.importorskip("wandb", reason="Weights & Biases is not installed")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with open_trackers(tmp_path, ["wandb"], project="scopes") as log:
+        tell(log)
+    wandb.teardown()  # what is on its way to the disk arrives
+    (kept,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"borders/cropped-0" in kept.read_bytes()

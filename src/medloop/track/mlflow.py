@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medloop.errors import MissingError
+from medloop.store.files import told
 from medloop.track.tracker import Tracker, flat
 
 #: MLflow refuses longer values.
@@ -17,27 +19,42 @@ _LONGEST = 500
 
 
 class MLflow(Tracker):
-    """One run of MLflow a run; in a folder unless ``MLFLOW_TRACKING_URI`` is set.
+    """One run of MLflow a run; on this machine unless ``MLFLOW_TRACKING_URI`` is set.
 
     Parameters
     ----------
     folder : Path
+        ``mlflow.db``, which ``mlflow ui --backend-store-uri sqlite:///...`` shows, is made in it:
+        MLflow no longer writes plain folders.
     project : str
         Name of the experiment.
     """
 
     def __init__(self, folder: Path, project: str) -> None:
+        asked = os.environ.get("MLFLOW_TRACKING_URI")
         try:
             tracking: Any = importlib.import_module("mlflow.tracking")
+            if not asked:  # mlflow-skinny comes without what its database needs
+                importlib.import_module("sqlalchemy")
+                importlib.import_module("alembic")
         except ImportError:
             raise MissingError(
-                "tracker 'mlflow' needs mlflow. Install it with: pip install mlflow-skinny"
+                "tracker 'mlflow' needs mlflow. Install it with: pip install mlflow (mlflow-skinny "
+                "is enough where MLFLOW_TRACKING_URI names a server)"
             ) from None
-        where = os.environ.get("MLFLOW_TRACKING_URI") or folder.resolve().as_uri()
-        self._client = tracking.MlflowClient(tracking_uri=where)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        more: dict[str, str] = {}
+        if not asked:
+            with told(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            asked = f"sqlite:///{folder.resolve()}/mlflow.db"
+            more = {"artifact_location": folder.resolve().as_uri()}
+        self._client = tracking.MlflowClient(tracking_uri=asked)
         known = self._client.get_experiment_by_name(project)
         self._experiment = (
-            self._client.create_experiment(project) if known is None else known.experiment_id
+            self._client.create_experiment(project, **more)
+            if known is None
+            else known.experiment_id
         )
         self._open: dict[str, str] = {}
 

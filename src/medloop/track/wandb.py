@@ -33,6 +33,8 @@ class WeightsAndBiases(Tracker):
         self.folder, self.project = folder, project
         # nothing leaves the machine unasked
         self.mode = os.environ.get("WANDB_MODE") or "offline"
+        if self.mode == "offline":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._open: dict[str, Any] = {}
 
     def start(self, run: str, settings: Mapping[str, Any]) -> None:
