@@ -88,6 +88,9 @@ def test_objects_are_audited_with_a_loss(tmp_path, new_page, loss):
     with running(path) as serving:
         page = new_page()
         page.goto(serving.address + "audit")
+        offered = page.locator("[name=loss] option").evaluate_all("all => all.map(o => o.value)")
+        assert offered == ["nme", "iou", ""]  # the first is taken where nobody chooses
+        assert page.input_value("[name=tolerance]") == "0.1"
         page.select_option("[name=loss]", loss)
         assert page.input_value("[name=tolerance]") == {"iou": "0.5", "nme": "0.1"}[loss]
         page.click("text=Freeze the labels")

@@ -74,7 +74,9 @@ def router(room: Room, access: Access) -> APIRouter:
         known = desk.home()
         state = known["audit"]
         if state is None or not state["open"]:
-            return page(request, "start_audit.html.jinja", home=known, last=state)
+            return page(
+                request, "start_audit.html.jinja", home=known, last=state, places=room.places
+            )
         first = desk.next_item("audit", reviewer_of(request))
         return page(
             request, "work.html.jinja", kind="audit", start=_start(room, first, known, state)
