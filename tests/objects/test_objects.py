@@ -11,7 +11,6 @@ from medloop.intake import list_sources, take_in
 from medloop.labels import Labels
 from medloop.objects.intake import given_objects, list_annotated
 from medloop.objects.judges import quality_of
-from medloop.objects.sigmas import estimate_sigmas
 from medloop.overlap import iou
 from medloop.predict import predict_images
 from medloop.progress import silent
@@ -234,17 +233,3 @@ def test_quality_is_the_best_overlap_of_the_right_class():
         box=[[0, 0, 4, 2], [0, 0, 4, 3], [0, 0, 4, 4]],
     )
     assert quality_of(found, truth, score=0.5, sigmas=None).tolist() == [0.75, 0.0, 0.0]
-
-
-def test_sigmas_follow_how_far_each_point_scatters():
-    random = np.random.default_rng(1)
-    angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-    place = np.column_stack([np.cos(angle), np.sin(angle)]) * 40
-    scatter = np.array([1.0, 1, 1, 4, 1, 1, 2, 1])
-    xy = place + random.normal(size=(400, 8, 2)) * scatter[:, None]
-    points = np.concatenate([xy, np.full((400, 8, 1), 2.0)], axis=2)
-    sigmas = estimate_sigmas(points, np.full(400, 80.0**2))
-    assert np.argmax(sigmas) == 3
-    assert sigmas[3] == pytest.approx(4 / 80, rel=0.3)
-    assert sigmas.min() == 0.025
-    assert estimate_sigmas(points[:10], np.full(10, 1.0)).tolist() == [0.03] * 8

@@ -12,6 +12,8 @@ _LEAST, _TYPICAL = 20, 0.03
 #: The most exact points of COCO are the eyes, .025: nobody can be held to less.
 _LOW, _HIGH = 0.025, 0.1
 _PENALTY = 1e-3
+#: Share of an object's size that is no movement.
+_STILL = 1e-6
 
 
 def estimate_sigmas(keypoints: ArrayLike, area: ArrayLike) -> Floats:
@@ -62,9 +64,10 @@ def _unexplained(xy: Floats, point: int) -> float:
     x = (others - centre[:, None]).reshape(len(xy), -1)
     y = xy[:, point] - centre
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    gram = x @ x.T / x.shape[1]
-    strength = _PENALTY * np.trace(gram) / len(gram)
-    hat = np.linalg.solve(gram + strength * np.eye(len(gram)), gram).T
-    own = (np.diag(hat) + 1 / len(xy)).clip(max=0.99)
-    left_out = (y - hat @ y) / (1 - own)[:, None]
+    spread = x.T @ x
+    # where all objects have one shape, nothing is left to learn from
+    strength = _PENALTY * np.trace(spread) / len(x) + _STILL**2
+    solved = np.linalg.solve(spread + strength * np.eye(x.shape[1]), x.T)
+    own = (np.einsum("ij,ji->i", x, solved) + 1 / len(x)).clip(max=0.99)
+    left_out = (y - x @ (solved @ y)) / (1 - own)[:, None]
     return float(np.sqrt((left_out**2).mean()))
