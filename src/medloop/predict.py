@@ -18,6 +18,7 @@ from medloop.presence import present, sureness, words
 from medloop.progress import Note, Progress, silent
 from medloop.read.listing import Listing, list_images
 from medloop.read.scan import scan
+from medloop.recipes import IMPORT
 from medloop.recipes.endoscopy import prepared
 from medloop.store.files import writing
 from medloop.store.workspace import Workspace
@@ -32,8 +33,10 @@ def load_model(workspace: Workspace) -> tuple[Student, tuple[str, ...]]:
     Raises
     ------
     UsageError
-        No round is finished.
+        No round is finished, or the labels were imported and no model made them here.
     """
+    if workspace.config.get("recipe") == IMPORT:
+        raise UsageError(f"the labels of {workspace.folder} were imported: it holds no model.")
     rounds = workspace.log.events("round", live=True)
     if not rounds:
         raise UsageError(f"{workspace.folder} has no trained model yet.")

@@ -133,6 +133,10 @@ def test_the_commands_know_imported_labels(images, tmp_path):
     gone = CliRunner().invoke(app, ["resume", str(ws)])
     assert isinstance(gone.exception, UsageError)
     assert "imported" in str(gone.exception)
+    asked = ["predict", str(ws), "--images", str(images), "--out", str(tmp_path / "new.csv")]
+    none = CliRunner().invoke(app, asked)
+    assert isinstance(none.exception, UsageError)
+    assert "it holds no model" in str(none.exception)
 
 
 def test_classes_come_in_turn():

@@ -137,4 +137,4 @@ def audit_words(audited: int, errors: int) -> str:
     """Say what the person checked."""
     if not audited:
         return "no label was checked"
-    return f"{audited:,} labels were checked and {errors:,} were wrong"
+    return f"{audited:,} label{' was' if audited == 1 else 's were'} checked and {errors:,} were wrong"
