@@ -13,7 +13,8 @@ ways to teach:
   of the range) are new, and so are the kinds that only this file makes.
 
 Strengths are a quarter, half, three quarters and all of each kind's range. The last columns are
-*two kinds* by strength.
+*two kinds* by strength. Intervals (95%) are of drawing the groups of the test anew, 1,000 times, or
+its frames where there are fewer than 8 groups; a frame and what is made of it are drawn together.
 """
 
 from __future__ import annotations
@@ -208,6 +209,7 @@ class Split:
     learn: Rows
     test: Rows
     group: NDArray[np.str_]
+    tested: NDArray[np.str_]
     groups: tuple[int, int]
 
     @staticmethod
@@ -217,10 +219,14 @@ class Split:
         def rows(side: list[Rows]) -> Rows:
             return {key: np.concatenate([one[key] for one in side]) for key in side[0]}
 
+        def named(groups: list[NDArray[np.str_]]) -> NDArray[np.str_]:
+            return np.concatenate([np.char.add(f"{i}/", group) for i, group in enumerate(groups)])
+
         return Split(
             rows([part.learn for part in parts]),
             rows([part.test for part in parts]),
-            np.concatenate([np.char.add(f"{i}/", part.group) for i, part in enumerate(parts)]),
+            named([part.group for part in parts]),
+            named([part.tested for part in parts]),
             tuple(np.sum([part.groups for part in parts], axis=0).tolist()),
         )
 
@@ -251,6 +257,7 @@ def split(frames: Frames, learn: int, test: int, seed: int, faces: list[Frame]) 
         {key: rows(train, make) for key, make in teach.items()},
         {key: rows(rest, make) for key, make in asked.items()},
         frames.group[train],
+        frames.group[rest],
         (len(groups) // 2, len(groups) - len(groups) // 2),
     )
 
@@ -290,6 +297,17 @@ def markdown(name: str, split: Split) -> str:
         truth = np.repeat([False, True], [len(good), len(bad)])
         return f"{auc(truth, np.concatenate([good, bad])):.3f}"
 
+    def within(student: Measured, kinds: tuple[str, ...], strengths: tuple[float, ...]) -> str:
+        good = student.badness(split.test["", 0.0])
+        # (n, n) how often what is made of a frame counts as worse than another frame
+        wins = np.zeros((len(good), len(good)))
+        keys = [k for k in split.test if k[0] in kinds and k[1] in strengths]
+        for key in keys:
+            bad = student.badness(split.test[key])[:, None]
+            wins += ((bad > good) + 0.5 * (bad == good)) / len(keys)
+        low, high = np.percentile(drawn(wins, split.tested), [2.5, 97.5])
+        return f"{area(student, kinds, strengths)} ({low:.3f}-{high:.3f})"
+
     lines = [
         f"{name}: learned from {len(split.group)} good frames of {split.groups[0]} groups, "
         f"tested on {len(split.test['', 0.0])} of {split.groups[1]} others",
@@ -306,9 +324,13 @@ def markdown(name: str, split: Split) -> str:
         cells += [area(two, (kind,), (s,)) for s in STRENGTHS]
         lines.append(f"| {kind}{mark} | " + " | ".join(cells) + " |")
     new = tuple(kind for kind in KINDS if kind not in LEARNED)
-    cells = [area(two, new, STRENGTHS), "", ""] + [area(two, new, (s,)) for s in STRENGTHS]
+    cells = [within(two, new, STRENGTHS), "", ""] + [area(two, new, (s,)) for s in STRENGTHS]
     lines.append("| **all but the two** | " + " | ".join(cells) + " |")
-    cells = [area(two, tuple(KINDS), STRENGTHS), "", area(shipped, tuple(KINDS), NEW)]
+    lit = tuple(kind for kind in KINDS if kind != "brightness")
+    cells = [within(two, lit, STRENGTHS), "", within(shipped, lit, NEW)]
+    cells += [area(two, lit, (s,)) for s in STRENGTHS]
+    lines.append("| all but brightness | " + " | ".join(cells) + " |")
+    cells = [within(two, tuple(KINDS), STRENGTHS), "", within(shipped, tuple(KINDS), NEW)]
     cells += [area(two, tuple(KINDS), (s,)) for s in STRENGTHS]
     lines.append("| all | " + " | ".join(cells) + " |")
     lines += [
@@ -321,10 +343,24 @@ def markdown(name: str, split: Split) -> str:
         cells += [area(shipped, kinds, (s,)) for s in NEW]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     every = (*OTHERS, OUTSIDE)
-    cells = [area(two, every, NEW), area(shipped, every, NEW)]
+    cells = [within(two, every, NEW), within(shipped, every, NEW)]
     cells += [area(shipped, every, (s,)) for s in NEW]
     lines.append("| **all of these** | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def drawn(wins: Floats, group: NDArray[np.str_]) -> Floats:
+    """Return the AUC of 1,000 tests whose groups, or frames, are drawn anew."""
+    random = np.random.default_rng(0)
+    unit = np.unique(group, return_inverse=True)[1]
+    if unit.max() < 7:
+        unit = np.arange(len(group))
+    n = unit.max() + 1
+    found = []
+    for _ in range(1000):
+        weight = np.bincount(random.integers(n, size=n), minlength=n)[unit].astype(float)
+        found.append(weight @ wins @ weight / weight.sum() ** 2)
+    return np.array(found)
 
 
 def _kin(kind: str) -> tuple[str, ...]:

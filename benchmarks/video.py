@@ -41,10 +41,17 @@ def main() -> None:
         arguments.out.write_text(text)
 
 
-def make(path: Path, images: list[NDArray[np.uint8]], *, codec: str, rate: int = 25) -> None:
+def make(
+    path: Path,
+    images: list[NDArray[np.uint8]],
+    *,
+    codec: str,
+    rate: int = 25,
+    options: dict[str, str] | None = None,
+) -> None:
     """Write a video."""
     with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=rate)
+        stream = out.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.time_base = Fraction(1, rate)
@@ -107,10 +114,13 @@ WAYS: dict[str, Callable[[Path], None]] = {
     "medloop, by scene": lambda path: read(path, scene=12),
     "medloop, every frame": read,
 }
+ONE = {"x264-params": "sliced-threads=0:slices=1"}
+TWO = {"x264-params": "sliced-threads=0:slices=2"}
 KINDS = {
-    "mp4, H.264": ("a.mp4", "libx264"),
-    "avi, MPEG-4": ("a.avi", "mpeg4"),
-    "mov, Motion JPEG": ("a.mov", "mjpeg"),
+    "mp4, H.264, two slices a picture": ("two.mp4", "libx264", TWO),
+    "mp4, H.264, one slice": ("one.mp4", "libx264", ONE),
+    "avi, MPEG-4": ("a.avi", "mpeg4", {}),
+    "mov, Motion JPEG": ("a.mov", "mjpeg", {}),
 }
 
 
@@ -121,9 +131,9 @@ def markdown(folder: Path, turns: int) -> str:
     images = [image for image in images for _ in range(3)]  # a slow scope
     found: dict[str, dict[str, Cost]] = {}
     with tempfile.TemporaryDirectory() as home:
-        for kind, (file, codec) in KINDS.items():
+        for kind, (file, codec, options) in KINDS.items():
             path = Path(home) / file
-            make(path, images, codec=codec)
+            make(path, images, codec=codec, options=options)
             ways = {name: partial(way, path) for name, way in WAYS.items()}
             found[kind] = take_turns(ways, turns)
     n = len(images)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medloop.errors import ImageError, UsageError
-from medloop.read.video import Told, block_means, frames
+from medloop.read import video
+from medloop.read.video import Told, block_means, frames, slices
 
 CODECS = {"mp4": "libx264", "mov": "mjpeg", "avi": "mpeg4", "mkv": "libx264"}
 
@@ -25,13 +26,13 @@ def pictures(n, h=96, w=128, seed=0):
     return made
 
 
-def write(path, images, times=None, *, rate=10, base=None):
+def write(path, images, times=None, *, rate=10, base=None, codec=None, options=None):
     """Write a video whose frames stand at these times in seconds."""
     base = Fraction(1, rate) if base is None else base
     times = [Fraction(i, rate) for i in range(len(images))] if times is None else times
-    codec = CODECS[path.suffix[1:]]
+    codec = codec or CODECS[path.suffix[1:]]
     with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=rate)
+        stream = out.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.time_base = stream.codec_context.time_base = base
@@ -224,3 +225,48 @@ def test_pixels_are_those_of_the_plain_way(tmp_path, suffix):
     for one, other in zip(plain, read, strict=True):
         np.testing.assert_array_equal(one, other)
     assert len({pixels.__array_interface__["data"][0] for pixels in read}) == 20
+
+
+def sliced(path, number):
+    """Write a video whose pictures have so many slices."""
+    options = {"x264-params": f"sliced-threads=0:slices={number}"}
+    return write(path, pictures(12, 256, 128), codec="libx264", options=options)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_slices_are_counted_behind_lengths_and_behind_start_codes(tmp_path, suffix, number):
+    with av.open(str(sliced(tmp_path / f"a.{suffix}", number))) as container:
+        stream = container.streams.video[0]
+        packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+        behind_lengths = (stream.codec_context.extradata or b"")[:1] == b"\x01"
+        assert behind_lengths == (suffix == "mp4")
+        assert [slices(packet, stream.codec_context) for packet in packets] == [number] * 12
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_threads_follow_the_slices_and_change_no_pixel(tmp_path, monkeypatch, number):
+    path = sliced(tmp_path / "a.mkv", number)
+    with av.open(str(path)) as container:
+        plain = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    monkeypatch.setattr(video, "cores", lambda: 2)
+    chosen = []
+    kept = video._with_threads
+
+    def watched(stream, packets):
+        yield from kept(stream, packets)
+        chosen.append(stream.thread_type.name)
+
+    monkeypatch.setattr(video, "_with_threads", watched)
+    read = [frame.pixels for frame in frames(path)]
+    assert chosen == ["AUTO" if number == 1 else "SLICE"]
+    np.testing.assert_array_equal(read, plain)
+
+
+@given(st.binary(max_size=60), st.binary(max_size=8))
+def test_no_packet_is_too_damaged_to_be_counted(packet, about):
+    class Codec:
+        name = "h264"
+        extradata = about
+
+    assert 0 <= slices(packet, Codec) <= len(packet)

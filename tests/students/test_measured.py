@@ -1,31 +1,33 @@
 import numpy as np
+from sklearn.covariance import ledoit_wolf
 
 from medloop.prepare.quality import FEATURES
 from medloop.students.measured import Unlike, used
 
 
 def rows_of(n, seed=0):
-    random = np.random.default_rng(seed)
-    rows = random.normal(0.5, 0.1, (n, len(FEATURES)))
-    rows[:, FEATURES.index("specular")] = random.uniform(0, 0.02, n)
-    return rows
+    return np.random.default_rng(seed).normal(0.5, 0.1, (n, len(FEATURES)))
 
 
-def test_the_distance_is_taken_of_logarithms_of_shares():
-    rows = rows_of(40)
-    kept = used(rows)
-    logs = np.log(rows[:, FEATURES.index("specular")] + 3e-3)
-    others = {tuple(column) for column in rows.T} & {tuple(column) for column in kept.T}
-    assert len(others) == kept.shape[1] - 1
-    assert sum(np.allclose(column, logs) for column in kept.T) == 1
-
-
-def test_a_frame_is_no_worse_for_the_colour_of_its_patient():
+def test_a_frame_is_no_worse_for_what_is_only_told():
     good, new = rows_of(60), rows_of(5, seed=1)
     unlike = Unlike.of(good)
-    redder, spotted = new.copy(), new.copy()
-    for name in ("redness", "saturation", "saturation_low", "bright"):
-        redder[:, FEATURES.index(name)] += 1
+    darker, spotted = new.copy(), new.copy()
+    for name in ("dark", "bright", "entropy"):
+        darker[:, FEATURES.index(name)] += 1
     spotted[:, FEATURES.index("white_parts")] += 1
-    assert np.array_equal(unlike.distance(redder), unlike.distance(new))
+    assert used(new).shape == (5, len(FEATURES) - 3)
+    assert np.array_equal(unlike.distance(darker), unlike.distance(new))
     assert (unlike.distance(spotted) > unlike.distance(new) + 1).all()
+
+
+def test_the_distance_is_that_of_a_shrunk_correlation():
+    good, new = rows_of(40), rows_of(7, seed=1)
+    kept, asked = used(good), used(new)
+    spread = kept.std(axis=0)
+    z = (kept - kept.mean(axis=0)) / spread
+    share = ledoit_wolf(z, assume_centered=True)[1]
+    cover = (1 - share) * np.corrcoef(kept.T) + share * np.eye(z.shape[1])
+    away = (asked - kept.mean(axis=0)) / spread
+    squares = [row @ np.linalg.solve(cover, row) for row in away]
+    np.testing.assert_allclose(Unlike.of(good).distance(new), np.log(squares), atol=1e-6)

@@ -17,51 +17,40 @@ from medloop.prepare.window import to_unit
 
 Floats = NDArray[np.float64]
 Plane = NDArray[np.float32]
+Whole = NDArray[np.intp]
 
 #: Pixels along the shorter side at which frames are measured, so that cameras can be compared.
 SIZE = 224
 
-#: Above it the darkest channel is that of a white pixel.
-_WHITE = 0.8
+#: Above it the darkest channel is that of a white pixel, and of a pale one.
+_WHITE, _PALE = 0.8, 0.6
+#: A part of a frame counts where so much of it lies inside.
+_HELD = 0.2
+#: Rings are looked for by radius, in pixels at SIZE: the inner and the outer side of a bright rim
+#: lie so far from the middle, the outer one this many times farther.
+_RADII, _OUTER = (3.0, 4.0, 5.4, 7.3, 9.9, 13.3), 1.2
+#: Of the pixels, those with the largest gradients are rims; smaller ones are noise anywhere.
+_RIMS, _LEAST_RIM = 0.15, 0.01
 
 #: What is measured, in this order.
 FEATURES = (
-    "tenengrad",
-    "laplacian",
-    "fine",
-    "coarse",
-    "direction",
     "dark",
     "bright",
-    "mean",
-    "contrast",
-    "specular",
     "entropy",
-    "noise",
-    "saturation",
-    "veil",
-    "unevenness",
+    "mean",
     "fine_least",
     "coarse_least",
     "fine_direction",
-    "glints",
-    "white",
-    "white_core",
-    "pale_core",
     "sharp_low",
-    "sharp_high",
-    "contrast_low",
-    "contrast_high",
-    "saturation_low",
-    "haze",
-    "paleness",
-    "edge_colour",
-    "colour_detail",
-    "redness",
     "quiet",
     "loud",
     "echo",
+    "edge_colour",
+    "colour_detail",
+    "floor",
+    "pale_core",
     "white_parts",
+    "rings",
 )
 
 
@@ -76,35 +65,29 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
 
     Returns
     -------
-    (36,) float
-        In the order of ``FEATURES``. ``tenengrad``: log of the mean squared Sobel gradient;
-        ``laplacian``: log of the Laplacian's variance; ``fine`` and ``coarse``: log of how much
-        the energy of details falls from one scale to the next, which tells blur from a smooth
-        subject; ``direction``: how unequal gradients are along two axes, in [0, 1], which tells
-        motion; ``dark``, ``bright``: shares below .08 and above .95; ``mean``, ``contrast``:
-        mean and standard deviation of grey; ``specular``: share of pixels that are bright and
-        colourless; ``entropy``: of 64 grey values in bits; ``noise``: standard deviation after
-        Immerkaer 1996; ``saturation``: mean of (max - min) / max of the channels; ``veil``:
-        5th percentile of the darkest channel; ``unevenness``: spread of the sharpness over 64
-        parts.
+    (17,) float
+        In the order of ``FEATURES``, of grey values in [0, 1].
 
-        What single parts, directions and colours of details say, behind these: ``fine_least``,
-        ``coarse_least``: like ``fine`` and ``coarse``, of gradients along the axis that has less,
-        which falls first when the scope moves; ``fine_direction``: log of how unequal those of
-        the finest details are; ``glints``: log share of pixels paler than what surrounds them
-        (rims of bubbles); ``white``: log share of bright colourless pixels, and ``white_core``,
-        ``pale_core``: of what is left of them without rims (glare is wide, moist tissue
-        glistens in points); ``sharp_low``, ``sharp_high``, ``contrast_low``, ``contrast_high``:
-        10th and 90th percentiles of the log sharpness and the log spread of grey of 64 parts;
-        ``saturation_low``: 10th percentile of their saturation; ``haze``: 95th percentile of the
-        dark channel (He et al. 2009); ``paleness``: median of the darkest channel;
-        ``edge_colour``: correlation of fine changes of grey and of saturation;
-        ``colour_detail``: log of the second's energy per the first's; ``redness``: log of the
-        mean red per the mean green; ``quiet``, ``loud``: log of the 20th and 99th percentile of
-        the finest details; ``echo``: log of the highest peak of their cepstrum 4 to 32 pixels
-        away, in its standard deviations (two exposures in one); ``white_parts``: share of the 64
-        parts with more than 1% of bright colourless pixels, which counts spots (glare, bubbles)
-        rather than their size. Grey values lie in [0, 1].
+        Exposure: ``dark``, ``bright``: shares below .08 and above .95; ``entropy``: of 64 grey
+        values in bits; ``mean``.
+
+        Sharpness: ``fine_least``, ``coarse_least``: log of how much the energy of gradients falls
+        from the finest details to the next, and from those to the next, along the axis that has
+        less of them, which falls first when the scope moves; what falls tells blur from a smooth
+        subject. ``fine_direction``: log of how unequal the axes are at the finest.
+        ``sharp_low``: 10th percentile over 64 parts of the log energy of the Laplacian.
+        ``quiet``, ``loud``: log of the 20th and 99th percentile of the finest details.
+        ``echo``: log of the highest peak of their cepstrum 4 to 32 pixels away, in its standard
+        deviations: two exposures in one.
+
+        Light and what hides the tissue: ``edge_colour``: correlation of fine changes of grey and
+        of saturation; ``colour_detail``: log of the second's energy per the first's.
+        ``floor``: 1st percentile of the dark channel (He et al. 2009), which smoke lifts.
+        ``pale_core``: log share of pale pixels, without the rims of what they form: wide glare.
+        ``white_parts``: share of 64 parts with more than 1% of bright colourless pixels, which
+        counts spots rather than their size. ``rings``: log of how round and bright-rimmed things
+        are, 92nd percentile of the parts (bubbles; radial symmetry after Loy & Zelinsky 2003, of
+        rims that have gradients on both sides).
 
     Raises
     ------
@@ -123,51 +106,35 @@ def measure(pixels: NDArray[Any], border: Border | None = None) -> Floats:
     core = _eroded(inside, 3)
     if not core.any():
         core = inside
-    gx, gy = _sobel(grey)
-    xx, yy, xy = (float((a * b)[core].mean()) for a, b in ((gx, gx), (gy, gy), (gx, gy)))
-    spread = np.hypot(xx - yy, 2 * xy) / max(xx + yy, 1e-9)
-    laplace = _laplacian(grey)
-    scales = [grey]
-    for _ in range(3):
-        scales.append(_blurred(scales[-1]))
-    energy = [float(np.square(one - two)[core].mean()) for one, two in pairwise(scales)]
-    values = grey[inside]
     red, green, blue = (colour[..., c] for c in range(3))
     most, least = (end(end(red, green), blue) for end in (np.maximum, np.minimum))
     saturation = np.asarray((most - least) / np.maximum(most, np.float32(0.02)), np.float32)
+    scales = [grey]
+    for _ in range(3):
+        scales.append(_blurred(scales[-1]))
+    values = grey[inside]
     counts = np.bincount(np.minimum((values * 64).astype(np.intp), 63), minlength=64)
     shares = counts[counts > 0] / counts.sum()
-    white = (least > 0.85) & (saturation < 0.15)
+    sharp = np.log(_means(np.square(_laplacian(grey)), core) + 1e-7)
     return np.array(
         [
-            np.log(xx + yy + 1e-6),
-            np.log(float(laplace[core].var()) + 1e-7),
-            np.log((energy[0] + 1e-8) / (energy[1] + 1e-8)),
-            np.log((energy[1] + 1e-8) / (energy[2] + 1e-8)),
-            spread,
             float((values < 0.08).mean()),
             float((values > 0.95).mean()),
-            float(values.mean()),
-            float(values.std()),
-            float(white[inside].mean()),
             float(-(shares * np.log2(shares)).sum()),
-            _noise(grey, core),
-            float(saturation[inside].mean()),
-            float(np.percentile(least[inside], 5)),
-            _unevenness(np.square(laplace), core),
+            float(values.mean()),
             *_directions(scales, core),
-            *_whites(least, inside),
-            *_parts(grey, saturation, np.square(laplace), inside, core),
-            *_colours(least, grey, saturation, inside, core),
-            _redness(colour, inside),
+            float(np.percentile(sharp, 10)),
             *_finest(grey - scales[1], core),
+            *_colours(grey, saturation, inside, core),
+            *_pale(least, inside),
             float((_means((least > _WHITE).astype(np.float32), inside) > 0.01).mean()),
+            float(np.log(np.percentile(_rings(grey, core), 92) + 0.02)),
         ]
     )
 
 
 def measure_all(frames: Iterable[NDArray[Any]]) -> Floats:
-    """Measure frames inside the content area that is found in each: (n, 36)."""
+    """Measure frames inside the content area that is found in each: (n, 17)."""
     from medloop.prepare.content import find_border
 
     rows = [measure(frame, find_border(frame)) for frame in frames]
@@ -227,26 +194,18 @@ def _blurred(grey: Plane) -> Plane:
     return np.asarray(gaussian_filter(grey, 1.0, mode="nearest", truncate=3), np.float32)
 
 
-def _noise(grey: Plane, core: NDArray[np.bool_]) -> float:
-    """Standard deviation of noise by the difference of two Laplacians (Immerkaer 1996)."""
-    from scipy.ndimage import convolve1d
-
-    mask = np.array([1.0, -2.0, 1.0], np.float32)
-    both = convolve1d(convolve1d(grey, mask, axis=0, mode="nearest"), mask, axis=1, mode="nearest")
-    return float(np.sqrt(np.pi / 2) / 6 * np.abs(both)[core].mean())
-
-
-def _unevenness(energy: Plane, core: NDArray[np.bool_]) -> float:
-    return float(np.std(np.log(_means(energy, core) + 1e-7)))
-
-
-def _means(values: Plane, inside: NDArray[np.bool_]) -> Floats:
-    """Return the means of those of 8 x 8 parts of which at least a fifth counts."""
-    h, w = values.shape
+def _parts(inside: NDArray[np.bool_]) -> tuple[Whole, Whole, NDArray[np.bool_]]:
+    """Return which of 8 x 8 parts each pixel that counts is in, their sizes, and which count."""
+    h, w = inside.shape
     rows, columns = np.arange(h) * 8 // h, np.arange(w) * 8 // w
     part = (rows[:, None] * 8 + columns)[inside]
     count = np.bincount(part, minlength=64)
-    held = count >= 0.2 * h * w / 64
+    return part, count, count >= _HELD * h * w / 64
+
+
+def _means(values: Plane, inside: NDArray[np.bool_]) -> Floats:
+    """Return the means of the parts that count."""
+    part, count, held = _parts(inside)
     if not held.any():
         return np.zeros(1)
     sums = np.bincount(part, weights=values[inside], minlength=64)
@@ -287,10 +246,9 @@ def _finest(details: Plane, core: NDArray[np.bool_]) -> Iterator[float]:
     from scipy.fft import irfft2, rfft2
 
     size = np.abs(details[core])
-    for q in (20, 99):
-        yield float(np.log(np.percentile(size, q) + 1e-4))
+    yield from (float(np.log(value + 1e-4)) for value in np.percentile(size, (20, 99)))
     h, w = details.shape
-    window = np.outer(np.hanning(h), np.hanning(w)) * core
+    window = np.outer(np.hanning(h), np.hanning(w)).astype(np.float32) * core
     power = np.square(np.abs(rfft2(details * window)))
     spectrum = irfft2(np.log(power + 1e-6 * power.max() + 1e-12), s=(h, w))
     y, x = (np.minimum(np.arange(n), n - np.arange(n)) for n in (h, w))
@@ -302,63 +260,63 @@ def _finest(details: Plane, core: NDArray[np.bool_]) -> Iterator[float]:
     yield float(np.log((ring.max() + 1e-6) / (np.sqrt(np.square(ring).mean()) + 1e-6)))
 
 
-def _whites(least: Plane, inside: NDArray[np.bool_]) -> Iterator[float]:
-    """Log shares of what is bright and colourless: in points, in all, in wide spots."""
-    from scipy.ndimage import binary_erosion, maximum_filter, minimum_filter
-
-    # what lies outside hides nothing and adds nothing
-    opened = minimum_filter(np.where(inside, least, np.float32(1)), 13)
-    opened = maximum_filter(np.where(inside, opened, np.float32(0)), 13)
-    white = inside & (least > _WHITE)
-    kinds = (
-        least - opened > 0.12,
-        white,
-        binary_erosion(white, iterations=2),
-        binary_erosion(inside & (least > 0.6), iterations=4),
-    )
-    for found in kinds:
-        yield float(np.log(found[inside].mean() + 1e-3))
-
-
-def _parts(
-    grey: Plane,
-    saturation: Plane,
-    energy: Plane,
-    inside: NDArray[np.bool_],
-    core: NDArray[np.bool_],
-) -> Iterator[float]:
-    """How sharp, contrasty and coloured the worst and best parts of the frame are."""
-    sharp = np.log(_means(energy, core) + 1e-7)
-    mean = _means(grey, inside)
-    spread = np.sqrt(np.maximum(_means(grey * grey, inside) - mean * mean, 0))
-    for values in (sharp, np.log(spread + 1e-3)):
-        for q in (10, 90):
-            yield float(np.percentile(values, q))
-    yield float(np.percentile(_means(saturation, inside), 10))
-
-
 def _colours(
-    least: Plane,
-    grey: Plane,
-    saturation: Plane,
-    inside: NDArray[np.bool_],
-    core: NDArray[np.bool_],
+    grey: Plane, saturation: Plane, inside: NDArray[np.bool_], core: NDArray[np.bool_]
 ) -> Iterator[float]:
-    """How pale the frame is, and what colour its details have."""
-    from scipy.ndimage import minimum_filter
-
-    around = minimum_filter(np.where(inside, least, np.float32(1)), 9)
-    yield float(np.percentile(around[inside], 95))
-    yield float(np.median(least[inside]))
+    """What colour details have."""
     light, vivid = ((values - _around(values, inside))[core] for values in (grey, saturation))
     both, one, other = ((a * b).mean() for a, b in ((light, vivid), (light, light), (vivid, vivid)))
     yield float(both / np.sqrt(one * other + 1e-12))
     yield float(np.log(other + 1e-6) - np.log(one + 1e-6))
 
 
-def _redness(colour: Plane, inside: NDArray[np.bool_]) -> float:
-    red, green = (float(colour[..., c][inside].mean()) + 0.02 for c in (0, 1))
-    return float(np.log(red / green))
+def _pale(least: Plane, inside: NDArray[np.bool_]) -> Iterator[float]:
+    """How dark the darkest surroundings are, and how much of the frame is pale and wide."""
+    from scipy.ndimage import binary_erosion, minimum_filter
+
+    # what lies outside hides nothing and adds nothing
+    around = minimum_filter(np.where(inside, least, np.float32(1)), 9)
+    yield float(np.percentile(around[inside], 1))
+    wide = binary_erosion(inside & (least > _PALE), iterations=4)
+    yield float(np.log(wide[inside].mean() + 1e-3))
+
+
+def _rings(grey: Plane, core: NDArray[np.bool_]) -> Plane:
+    """Return how much of a bright ring's rim there is around the best place of each part.
+
+    Each rim votes for the middles that its gradient points to: from inside the ring gradients
+    point outwards, from outside inwards. A place counts by the side that has fewer votes, as a
+    share of the circle.
+    """
+    gx, gy = _sobel(grey)
+    size = np.hypot(gx, gy)
+    held = size[core]
+    least = int(len(held) * (1 - _RIMS))
+    rim = max(float(np.partition(held, least)[least]), _LEAST_RIM)
+    y, x = np.nonzero((size >= rim) & core)
+    size = np.maximum(size[y, x], np.float32(1e-6))
+    to_x, to_y = gx[y, x] / size, gy[y, x] / size
+    best = np.zeros((8, 8), np.float32)
+    h, w = grey.shape
+    for radius in _RADII:
+        cell = max(1.0, radius / 6)  # larger rings are rougher; votes of 3 x 3 cells count
+        rows, columns = int(np.ceil(h / cell)), int(np.ceil(w / cell))
+        found = np.full((rows, columns), np.inf, np.float32)
+        for far in (-radius, radius * _OUTER):
+            row = np.floor((y + 0.5 + far * to_y) / cell).astype(np.intp)
+            column = np.floor((x + 0.5 + far * to_x) / cell).astype(np.intp)
+            there = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+            wide = columns + 2
+            at = (row[there] + 1) * wide + column[there] + 1
+            votes = np.bincount(at, minlength=(rows + 2) * wide).astype(np.int32).reshape(-1, wide)
+            near = votes[:-2] + votes[1:-1] + votes[2:]
+            near = near[:, :-2] + near[:, 1:-1] + near[:, 2:]
+            np.minimum(found, near * np.float32(1 / (2 * np.pi * abs(far))), out=found)
+        starts = [np.arange(8) * n // 8 for n in found.shape]
+        top = np.maximum.reduceat(np.maximum.reduceat(found, starts[0]), starts[1], axis=1)
+        np.maximum(best, top, out=best)
+    held = _parts(core)[2]
+    return best.ravel()[held] if held.any() else best.ravel()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A regression knows the ways of being bad that it was shown, and no others: a frame behind smoke has
 no blur, and is called good. So a frame is as bad as the worse of two scores says: how unlike the
 good frames it is (the Mahalanobis distance of its measures), and the regression's, each in spreads
-of good frames. The regression's counts a quarter: it takes another patient's good frames for bad
+of good frames. The regression's counts half: it takes another patient's good frames for bad
 ones more readily than the distance does (docs/results.md).
 """
 
@@ -34,37 +34,10 @@ _FAR = 6.0
 #: The class that all others are unlike.
 _GOOD = "good"
 #: How many spreads of the regression's score weigh as much as one of the distance.
-_LESS = 4.0
-#: Measures that the distance is taken of; the others add nothing to these, or differ more from
-#: patient to patient than from good to bad (colour, brightest parts).
-_USED = (
-    "fine",
-    "coarse",
-    "mean",
-    "contrast",
-    "specular",
-    "entropy",
-    "noise",
-    "fine_least",
-    "coarse_least",
-    "fine_direction",
-    "white",
-    "white_core",
-    "pale_core",
-    "sharp_low",
-    "contrast_low",
-    "haze",
-    "edge_colour",
-    "colour_detail",
-    "quiet",
-    "loud",
-    "echo",
-    "white_parts",
-)
-_COLUMNS = [FEATURES.index(name) for name in _USED]
-#: Shares, of which what counts is how many times larger one is than another.
-_SHARES = [_USED.index("specular")]
-_LEAST_SHARE = 3e-3
+_LESS = 2.0
+#: What is told of a frame's light, but differs more from patient to patient than from good to bad.
+_TOLD = ("dark", "bright", "entropy")
+_COLUMNS = [i for i, name in enumerate(FEATURES) if name not in _TOLD]
 #: Smaller differences of any measure mean nothing.
 _LEAST_SPREAD = 0.02
 #: Of the last step, which only turns a score into a probability.
@@ -88,7 +61,7 @@ class Measures:
         into: NDArray[np.float32] | None = None,
         progress: Progress = silent,
     ) -> NDArray[np.float32]:
-        """Return (n, 36) measures, in the order of the data set."""
+        """Return (n, 17) measures, in the order of the data set."""
         from medloop.prepare.quality import measure_all
 
         rows = np.empty((len(dataset), self.dimensions), np.float32) if into is None else into
@@ -118,11 +91,10 @@ class Unlike:
 
     Parameters
     ----------
-    centre, spread : (22,) float
+    centre, spread : (14,) float
         Of the measures of good frames.
-    precision : (22, 22) float
-        Inverse of their correlation, shrunk by the square of what Ledoit & Wolf (2004) say: a
-        good estimate of it needs more, but what good frames vary in least tells most.
+    precision : (14, 14) float
+        Inverse of their correlation, shrunk after Ledoit & Wolf (2004).
     levels : (2, 2) float
         Median and spread over good frames: of the regression's logit, and of the log distance.
     last : Line
@@ -143,7 +115,7 @@ class Unlike:
         good = used(good)
         centre, spread = good.mean(axis=0), np.maximum(good.std(axis=0), _LEAST_SPREAD)
         x = (good - centre) / spread
-        less = max(LedoitWolf(assume_centered=True).fit(x).shrinkage_ ** 2, _LEAST_SHRUNK)
+        less = max(LedoitWolf(assume_centered=True).fit(x).shrinkage_, _LEAST_SHRUNK)
         cover = (1 - less) * (x.T @ x) / len(x) + less * np.eye(x.shape[1])
         ends = np.array([[0.0, 0.0], [1.0, 1.0]])
         prior = Line(np.zeros((2, 1)), np.zeros(2), np.zeros(2), _LOOSE)
@@ -334,7 +306,7 @@ class Measured:
         return self.unlike.scores(rows, self._logit(rows))
 
     def embed(self, dataset: Dataset) -> Floats:
-        """Return (n, 36) measures."""
+        """Return (n, 17) measures."""
         return self._rows(dataset, silent)
 
     def with_temperature(self, temperature: float) -> Self:
@@ -399,16 +371,14 @@ def _held_out(good: Floats, group: NDArray[np.int64]) -> Floats:
 
 
 def used(rows: Floats) -> Floats:
-    """Return (n, 22) the measures that a distance is taken of, shares as logarithms.
+    """Return (n, 14) the measures that good and bad frames are told apart by.
 
     Examples
     --------
     >>> used(np.zeros((2, len(FEATURES)))).shape
-    (2, 22)
+    (2, 14)
     """
-    kept = np.array(rows[:, _COLUMNS], np.float64)
-    kept[:, _SHARES] = np.log(kept[:, _SHARES] + _LEAST_SHARE)
-    return kept
+    return np.asarray(rows[:, _COLUMNS], np.float64)
 
 
 def wide(rows: Floats, mean: Floats, spread: Floats) -> Floats:
