@@ -8,14 +8,18 @@ both are judged against the truth on the held-out part. The student's features w
 all images without a label.
 
 The task ``findings`` is of images that hold several things at once: pathology, surgical tool and
-intubation tube in frames of laryngoscopy, split by sequence. ``--curve`` draws how the gain falls
-as the teacher's errors grow: teachers of every strength on two tasks.
+intubation tube in frames of laryngoscopy, split by sequence. ``several`` and ``larynx`` compare the
+two students of findings over one round: ``patches``, which learns each on its own, and ``network``,
+one small network that learns them together; ``several`` are five findings in radiographs of the
+chest and ultrasounds of the breast, split by patient. ``--curve`` draws how the gain falls as the
+teacher's errors grow: teachers of every strength on two tasks.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import sys
 import tempfile
@@ -29,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.dataset import Dataset
+from medloop.dataset import Dataset, Pixels
 from medloop.findings.evaluation import aucs, scores
 from medloop.findings.splits import evaluate_finding_splits, mean_of
 from medloop.labels import Labels
@@ -217,6 +221,25 @@ class Settled(Patches):
         return replace(self, penalty=self.penalties[dataset.classes[1]])
 
 
+def mixed_findings(data: Path) -> Task:
+    """Load the mixture with what each image shows: findings that hold or exclude one another."""
+    subtypes = {
+        "chest_pneumonia": lambda row: row["subtype"],
+        "busi": lambda row: row["label"] if row["label"] != "normal" else "breast",
+    }
+    one = load(data, "findings in chest and breast", subtypes)
+    shown = {
+        "breast": ("breast", "benign", "malignant"),
+        "lesion": ("benign", "malignant"),
+        "malignant": ("malignant",),
+        "pneumonia": ("bacterial", "viral"),
+        "bacterial": ("bacterial",),
+    }
+    name = np.array(one.dataset.classes)[one.truth]
+    there = np.column_stack([np.isin(name, held) for held in shown.values()])
+    return Task(one.name, replace(one.dataset, classes=tuple(shown)), there.astype(np.int64))
+
+
 def larynx(data: Path) -> Task:
     """Load frames of laryngoscopy with what each shows, by sequence."""
     with (data / "vocalfolds" / "labels.csv").open(encoding="utf-8") as stream:
@@ -244,9 +267,16 @@ def weak_of_each(
 
 
 def findings_taught(
-    task: Task, teacher: Floats, student: Settled, mode: str, kept: list[NDArray[np.bool_]]
+    task: Task,
+    teacher: Floats,
+    student: Student,
+    mode: str,
+    kept: list[NDArray[np.bool_]],
+    *,
+    most: int = 3,
 ) -> Callable[[Ints], Floats]:
     """Return what ``evaluate_finding_splits`` asks: train on these rows, then label all."""
+    findings = len(task.dataset.classes)
 
     def learn(rows: Ints) -> Floats:
         part = task.dataset[rows]
@@ -255,7 +285,7 @@ def findings_taught(
             def label(self, dataset: Dataset) -> Labels:
                 return table(dataset.id, teacher[task.dataset.position(dataset.id)])
 
-        rounds = 1 if mode == "faithful" else 3
+        rounds = 1 if mode == "faithful" else most
         config = ZeroShotRecipe(images="", mode=mode, rounds=rounds, multi_label=True)
         last: Round | None = None
         for made in closed_loop(
@@ -268,12 +298,12 @@ def findings_taught(
             if isinstance(made, Round) and made.verdict.passes:
                 last = made
         learned = np.array(teacher)
-        moved = np.zeros(len(FINDINGS), bool)
+        moved = np.zeros(findings, bool)
         if last is not None and last.number:
-            now = present(last.best.labels, part.id, len(FINDINGS))
+            now = present(last.best.labels, part.id, findings)
             # a finding whose round was refused keeps what the teacher says, here as in a pool
             moved = (now != teacher[rows].astype(np.float32)).any(axis=0)
-            said = present(last.best.student.label(task.dataset), task.dataset.id, len(FINDINGS))
+            said = present(last.best.student.label(task.dataset), task.dataset.id, findings)
             learned[:, moved] = said[:, moved]
         kept.append(moved)
         return learned
@@ -294,15 +324,9 @@ def measure_findings(task: Task, splits: int) -> list[str]:
             told, used = weak_of_each(features[kind], task.truth, each, seed)
             rest = Task(task.name, task.dataset[~used], task.truth[~used])
             told, there = told[~used], task.truth[~used] == 1
-            taught_by = table(rest.dataset.id, told)
             results, refused = [], np.zeros(len(FINDINGS))
             for mode, student in (("faithful", plain), ("ours", adapted)):
-                penalties = {
-                    name: Patches.settle(
-                        student, asked(rest.dataset, k), question(taught_by, k), seed=0
-                    ).penalty
-                    for k, name in enumerate(FINDINGS)
-                }
+                penalties = penalties_of(rest, told, student)
                 kept: list[NDArray[np.bool_]] = []
                 results.append(
                     evaluate_finding_splits(
@@ -341,6 +365,124 @@ FINDING_HEAD = [
     "[95%] | AUC of teacher | faithful: gain of AUC [95%] | ours: gain of AUC [95%] | refused by "
     "the consistency check | s |",
     "|---|---|---|---:|---|---|---:|---|---|---:|---:|",
+]
+
+
+#: Of the network that is compared with patches: small enough to be trained in seconds on one core.
+SMALL_NET = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32, 64],
+    "depths": [1, 1, 1],
+    "layer_type": "basic",
+}
+NETWORK = {"size": 48, "epochs": 1, "min_steps": 250, "max_steps": 250, "device": "cpu"}
+
+
+class Held:
+    """Pixels that are decoded once: a network reads each image for every training."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
+        self.known: dict[str, NDArray[Any]] = {}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return the pixels, as small as the network wants them."""
+        if name not in self.known:
+            seen = self.pixels.read(name)
+            plain = square(seen, NETWORK["size"], 3 if seen.ndim == 3 else 1)
+            self.known[name] = np.rint(np.squeeze(plain) * 255).astype(np.uint8)
+        return self.known[name]
+
+    def raw(self, name: str) -> bytes:
+        """Return the bytes of the original."""
+        return self.pixels.raw(name)
+
+    def decode(self, data: bytes, name: str) -> NDArray[Any]:
+        """Return what ``read`` does."""
+        return self.read(name)
+
+
+def best_of_six(features: Floats, truth: Ints, each: int) -> tuple[int, Floats, NDArray[np.bool_]]:
+    """Choose the seed of the weak teacher with the highest mean F1."""
+    found = []
+    for seed in range(6):
+        told, used = weak_of_each(features, truth, each, seed)
+        f1 = scores(truth[~used] == 1, told[~used] > 0.5)["f1"]
+        found.append((float(np.mean(f1)), -seed, told, used))
+    best = max(found, key=lambda one: one[:2])
+    return -best[1], best[2], best[3]
+
+
+def measure_networks(task: Task, splits: int) -> list[str]:
+    """Compare ``network`` with ``patches``: the same teachers, the same splits."""
+    features = {"8 x 8 pixels": pixels(task.dataset), "statistics": statistics(task.dataset)}
+    classes = task.dataset.classes
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "net").mkdir()
+        (Path(folder) / "net" / "config.json").write_text(json.dumps(SMALL_NET))
+        network = make_student("network", {"backbone": str(Path(folder) / "net"), **NETWORK})
+        plain = Settled().prepare(task.dataset, seed=0)
+        adapted = plain.remember(task.dataset, folder=Path(folder)).adapt(task.dataset, seed=0)
+        held = replace(task.dataset, pixels=Held(task.dataset.pixels))
+        for kind, x in features.items():
+            seed, told, used = best_of_six(x, task.truth, 10)
+            told, there = told[~used], task.truth[~used] == 1
+            results, refused, seconds = [], [], []
+            for dataset, student, mode in (
+                (task.dataset, adapted, "ours"),
+                (held, network, "faithful"),
+                (held, network, "ours"),
+            ):
+                began = time.monotonic()
+                rest = Task(task.name, dataset[~used], task.truth[~used])
+                if isinstance(student, Settled):
+                    student = replace(student, penalties=penalties_of(rest, told, student))
+                kept: list[NDArray[np.bool_]] = []
+                learn = findings_taught(rest, told, student, mode, kept, most=1)
+                results.append(
+                    evaluate_finding_splits(
+                        there, told, learn, rest.dataset.group, splits=splits, seed=0
+                    )
+                )
+                refused.append(1 - np.mean(kept, axis=0))
+                seconds.append(time.monotonic() - began)
+            name = f"{kind}, 10 images with and without, seed {seed}"
+            whole = {"f1": scores(there, told > 0.5)["f1"], "auc": aucs(there, told).tolist()}
+            for k, finding in enumerate((*classes, "mean")):
+                last = finding == "mean"
+                cells = [task.name, name, finding]
+                for what, mean in (("f1", "macro_f1"), ("auc", "mean_auc")):
+                    cells.append(f"{mean_of(whole[what]) if last else whole[what][k]:.3f}")
+                    for result in results:
+                        gain = result["difference"]
+                        found = gain[mean] if last else gain[what][k]
+                        cells.append("-" if found is None else _gain(found))
+                shares = [f"{one.mean() if last else one[k]:.0%}" for one in refused]
+                cells += [shares[0], shares[2]]
+                cells.append(" / ".join(f"{s:.0f}" for s in seconds) if last else "")
+                rows.append(f"| {' | '.join(cells)} |")
+                print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def penalties_of(task: Task, told: Floats, student: Student) -> dict[str, float]:
+    """Choose the penalty of each finding once for all splits."""
+    taught_by = table(task.dataset.id, told)
+    return {
+        name: Patches.settle(
+            student, asked(task.dataset, k), question(taught_by, k), seed=0
+        ).penalty
+        for k, name in enumerate(task.dataset.classes)
+    }
+
+
+NETWORK_HEAD = [
+    "| task | teacher | finding | F1 of teacher | patches: gain of F1 [95%] | network, faithful | "
+    "network, ours | AUC of teacher | patches: gain of AUC [95%] | network, faithful | network, "
+    "ours | patches refused | network refused | s (patches / network faithful / ours) |",
+    "|---|---|---|---:|---|---|---|---:|---|---|---|---:|---:|---:|",
 ]
 
 
@@ -449,15 +591,20 @@ def main() -> None:
         ],
         "findings": FINDING_HEAD,
         "curve": CURVE_HEAD,
+        "network": NETWORK_HEAD,
     }
+    compared = {"several": mixed_findings, "larynx": larynx}
     last = ""
     for name in args.tasks.split(","):
-        kind = "findings" if name == "findings" else "curve" if args.curve else "single"
+        kind = "curve" if args.curve else "single"
+        kind = "network" if name in compared else "findings" if name == "findings" else kind
         if kind != last:
             lines += ([""] if last else []) + heads[kind]
             last = kind
         if kind == "findings":
             lines += measure_findings(larynx(args.data), args.splits)
+        elif kind == "network":
+            lines += measure_networks(compared[name](args.data), args.splits)
         elif kind == "curve":
             made, points = curve(tasks(args.data)[name], args.splits)
             lines += made

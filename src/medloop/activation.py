@@ -167,7 +167,6 @@ def network_map_batches(
     import torch
 
     from medloop.students import augment
-    from medloop.students.calibration import softmax
     from medloop.students.devices import choose_bfloat16, choose_device, laid_out, repeatable
 
     cam = cam or Cam()
@@ -209,7 +208,8 @@ def network_map_batches(
                 if target is None:
                     target = at.argmax(1).cpu().numpy()
             maps = _peak(_fused(found, "mean"))
-            probs = softmax(logits.cpu().double().numpy() / len(feed) / student.temperature)
+            said = logits.cpu().double().numpy() / len(feed) / student.temperature
+            probs = student.output.probs(said)
             own = probs.argmax(axis=1) if isinstance(target, str) or target is None else target
             done = rows.stop
             progress("activation maps", done, len(dataset))

@@ -291,8 +291,8 @@ def certified(
 
 def _refuse_places(path: Path, pool: Labels) -> None:
     """Refuse what a table of one class an image cannot answer."""
-    there = () if pool.box is None else (pool.box[:, 2:] > pool.box[:, :2]).all(axis=1)
-    if any(there) or pool.keypoints is not None:
+    boxes = pool.boxes if pool.box is not None else np.zeros((0, 4))
+    if (boxes[:, 2:] > boxes[:, :2]).all(axis=1).any() or pool.keypoints is not None:
         raise UsageError(
             f"the machine labels of {path} say where things are, which a table of classes cannot "
             f"check: run medloop review {path}, or say --anytime and --loss."

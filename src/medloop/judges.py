@@ -15,6 +15,7 @@ from medloop.gate import Gate, Verdict, do_no_harm
 from medloop.labels import MODEL, Labels
 from medloop.loop import Proposal, Round, flips
 from medloop.prepare.split import group_folds
+from medloop.progress import Progress, silent
 from medloop.recipes import Recipe
 from medloop.rounds import save_round
 from medloop.store.workspace import Workspace
@@ -43,8 +44,10 @@ class Judges:
         self.fold: Ints | None = None
         #: What the student has to know of the labels besides its own settings: nothing.
         self.options: dict[str, Any] = {}
+        #: Told how far the students are with held-out images.
+        self.progress: Progress = silent
         if len(self.val) == 0 and config.mode == "ours" and len(np.unique(group)) > 1:
-            folds = config.folds or (5 if config.student == "patches" else 2)
+            folds = folds_of(config)
             self.fold = group_folds(self.known.class_id, group, folds=folds, seed=config.seed)
 
     def held_out(self, made: Round) -> Judged:
@@ -120,7 +123,7 @@ class Judges:
 
     def look(self, student: Model, part: Dataset) -> Labels:
         """Label images to be judged by their classes alone."""
-        return student.label(part)
+        return student.label(part, progress=self.progress)
 
     def delivered(self, best: Proposal, temperature: float) -> Labels:
         """Return the labels of a round: of every image that no person labelled."""
@@ -128,10 +131,15 @@ class Judges:
         labels = Labels.concat(
             [
                 labels_of(self.pool, tempered(_probs(best.labels), temperature)),
-                *(best.student.label(part) for part in rest if len(part)),
+                *(best.student.label(part, progress=self.progress) for part in rest if len(part)),
             ]
         )
         return labels.of(np.setdiff1d(labels.image, self.given.image))
+
+
+def folds_of(config: Recipe) -> int:
+    """Return how many chains leave labels out; a student that trains for long has few."""
+    return config.folds or (5 if config.student == "patches" else 2)
 
 
 def _probs(labels: Labels) -> NDArray[np.float64]:

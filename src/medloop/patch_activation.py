@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from medloop.activation import Maps, wanted_classes
 from medloop.dataset import Dataset
 from medloop.errors import DataError
+from medloop.presence import present
 from medloop.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def patch_maps(
     learned = student._learned()
     if student.line is None:
         raise DataError("this student has not been fitted yet.")
-    probs = np.asarray(student.label(dataset).probs)
+    labels, several = student.label(dataset), student.line.several
+    said = present(labels, dataset.id, len(dataset.classes)) if several else labels.probs
+    probs = np.asarray(said)
     wanted = wanted_classes(class_id, dataset)
     own = np.asarray(probs.argmax(axis=1) if wanted is None else wanted, np.int64)
     size, channels = learned.patches.size, learned.patches.channels
@@ -67,7 +70,7 @@ def patch_maps(
                 maps = np.asarray((maps + other) / 2, np.float32)
             k = len(maps)
             one = maps[own[row]]
-            if k > 1:
+            if k > 1 and not several:  # findings do not compete
                 one = one - (maps.sum(axis=0) - one) / (k - 1)
             one = np.maximum(one, 0)
             found.append(one / (one.max() or 1))

@@ -28,9 +28,9 @@ from medloop.progress import Note, Progress, silent
 from medloop.recipes import IMPORT, ObjectRecipe, Recipe, recipe_of
 from medloop.recipes.landmarks import Landmarks
 from medloop.recipes.locate import Locate
-from medloop.recipes.zero_shot import several
+from medloop.recipes.zero_shot import ZeroShotRecipe, several
 from medloop.rounds import load_judged, load_round, round_about
-from medloop.store.workspace import Workspace
+from medloop.store.workspace import CONFIG, Workspace
 from medloop.students import make_student
 
 
@@ -61,6 +61,8 @@ def run(
     points = isinstance(listing, Annotated) and listing.said.keypoints is not None
     config = config.settled(listing.classes, points=points, note=note)
     refuse_patient_leak(listing, config)
+    if isinstance(config, ZeroShotRecipe) and not (path / CONFIG).exists():
+        config.refuse_early(listing)
     with Workspace.create(path, config=config.model_dump(mode="json")) as workspace:
         with workspace.locked():
             for sentence in listing.notes:
@@ -111,6 +113,7 @@ def _label(
         judges = PlaceJudges(workspace, dataset, given, config)
     else:
         judges = Judges(workspace, dataset, given, config)
+    judges.progress = progress
     student = make_student(config.student, {**config.student_options, **judges.options})
     student = student.prepare(pool, seed=config.seed, progress=progress)
     student = student.remember(dataset, folder=workspace.path("cache"), progress=progress)

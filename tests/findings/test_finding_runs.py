@@ -14,7 +14,12 @@ from sklearn.metrics import f1_score, roc_auc_score
 from medloop.errors import DataError, UsageError
 from medloop.export import export_workspace
 from medloop.labelers.teacher import read_teacher
-from medloop.predict import predict_images
+from medloop.looks import looked
+from medloop.patch_activation import patch_evidence, patch_maps
+from medloop.predict import load_model, predict_images
+from medloop.prepare.window import square
+from medloop.presence import present
+from medloop.read.image import FolderPixels
 from medloop.read.parquet import read_parquet
 from medloop.recipes import recipe_of
 from medloop.report import page
@@ -228,6 +233,26 @@ def test_new_images_get_the_findings_that_their_probabilities_say(ran, finding_s
         assert float(row["score"]) == pytest.approx(sure, rel=1e-4)
 
 
+def test_where_it_looked_can_be_shown_finding_by_finding(ran, finding_set):
+    with Workspace.open(ran, read_only=True) as workspace:
+        student, _ = load_model(workspace)
+        dataset = workspace.dataset(FolderPixels(finding_set.images))[:3]
+    said = present(student.label(dataset), dataset.id, len(FINDINGS))
+    maps = patch_maps(student, dataset)
+    np.testing.assert_array_equal(maps.class_id, said.argmax(axis=1))
+    np.testing.assert_array_equal(maps.probs, said)
+    np.testing.assert_array_equal(looked(student, dataset), maps.maps)
+    for row in range(3):  # a finding's own evidence: no other finding takes from it
+        pixels = square(
+            dataset.image(int(dataset.id[row])), student.size, student._learned().patches.channels
+        )
+        own = patch_evidence(student, pixels)
+        if student.mirror:
+            own = (own + patch_evidence(student, pixels[:, ::-1])[:, :, ::-1]) / 2
+        kept = np.maximum(own[maps.class_id[row]], 0)
+        np.testing.assert_allclose(maps.maps[row], kept / kept.max(), rtol=1e-5, atol=1e-6)
+
+
 def test_every_export_holds_the_findings_or_says_why_not(ran, tmp_path):
     found, _ = delivered(shutil.copytree(ran, tmp_path / "ws"))
     export_workspace(ran, tmp_path / "labels.parquet", format="parquet")
@@ -285,7 +310,6 @@ def test_reports_are_learned_to_read_finding_by_finding(finding_set, tmp_path, n
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"student": "network"}, "needs student patches"),
         ({"classes": None}, "needs --classes"),
         ({"classes": ["disc", "bar", "none"]}, "may not be called 'none'"),
         ({"classes": ["disc", "bar", "cross"]}, "p_cross"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -172,3 +174,111 @@ def test_a_teacher_of_one_opinion_teaches_nothing(image_set, tmp_path):
 def test_a_workspace_knows_its_recipe(image_set, teacher):
     config = settings(image_set, teacher)
     assert recipe_of(config.model_dump(mode="json")) == config
+
+
+def spoiled(teacher, path, change):
+    lines = teacher.read_text().splitlines()
+    path.write_text("\n".join(change(lines)) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: [lines[0].replace("p_round", "p_rund"), *lines[1:]], "names no class"),
+        (
+            lambda lines: [*lines[:5], lines[5] + "0,1", *lines[6:]],
+            "4 cells, but 3 columns|must sum",
+        ),
+        (lambda lines: [*lines, "x.png,-1,2"], "p_round must be a number of 0 or more, got '-1'"),
+        (lambda lines: [*lines, "x.png,nan,1"], "p_round must be a number of 0 or more, got 'nan'"),
+        (lambda lines: [*lines, "x.png,0.9,0.9"], "the probabilities must sum to one, got 1.8"),
+        (lambda lines: lines[:-3], "has no row for 3 of"),
+    ],
+)
+def test_a_wrong_table_is_refused_before_images_are_read(
+    image_set, teacher, tmp_path, monkeypatch, change, said
+):
+    from medloop.read.image import FolderPixels
+
+    read = []
+    raw = FolderPixels.raw
+    monkeypatch.setattr(
+        FolderPixels, "raw", lambda self, name: read.append(name) or raw(self, name)
+    )
+    table = spoiled(teacher, tmp_path / "probs.csv", change)
+    with pytest.raises(DataError, match=said) as caught:
+        run(tmp_path / "ws", settings(image_set, table), note=lambda _: None)
+    assert "\n" not in str(caught.value)
+    assert len(read) <= 1  # to tell that an image without a row can be read
+    assert not (tmp_path / "ws").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"teacher": "nowhere.csv"}, "no table at nowhere.csv"),
+        ({"clip": "openai/other"}, "--teacher takes the place"),
+        ({"student_options": {"sizes": 24}}, "has no setting 'sizes'. Did you mean 'size'?"),
+        ({"teacher": None, "prompts": "nowhere.yaml"}, "nowhere.yaml cannot be read"),
+    ],
+)
+def test_what_needs_no_image_is_said_at_once(image_set, teacher, tmp_path, change, said):
+    with pytest.raises((UsageError, DataError), match=re.escape(said)):
+        run(tmp_path / "ws", settings(image_set, teacher, **change), note=lambda _: None)
+    assert not (tmp_path / "ws").exists()
+
+
+def test_an_image_that_cannot_be_read_needs_no_row(image_set, teacher, tmp_path):
+    """And one of the test split needs none either: nobody asks the teacher of it."""
+    folder = tmp_path / "images"
+    shutil.copytree(image_set.images, folder)
+    files = sorted(image_set.truth)
+    (folder / files[0]).write_bytes(b"no image")
+    known = {files[1]: "test", files[2]: "train"}
+    sheet = tmp_path / "labels.csv"
+    with sheet.open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(("file", "label", "split"))
+        rows.writerows(
+            (f, image_set.truth[f] if f in known else "", known.get(f, "train")) for f in files
+        )
+    config = {"images": str(folder), "labels": str(sheet), "rounds": 0}
+
+    def without(*gone):
+        return lambda lines: [line for line in lines if line.partition(",")[0] not in gone]
+
+    table = spoiled(teacher, tmp_path / "probs.csv", without(*files[:2]))
+    run(tmp_path / "ws", settings(image_set, table, **config), note=lambda _: None)
+    assert set(delivered(tmp_path / "ws")) == set(files[1:])
+    table = spoiled(teacher, tmp_path / "probs.csv", without(*files[:3]))
+    with pytest.raises(DataError, match=f"has no row for 1 of .* such as {files[2]}"):
+        run(tmp_path / "other", settings(image_set, table, **config), note=lambda _: None)
+    assert not (tmp_path / "other").exists()
+
+
+def test_held_out_images_show_how_far_the_student_is(image_set, teacher, tmp_path, monkeypatch):
+    from medloop.students.patches import Patches
+
+    label, told = Patches.label, []
+
+    def slow(self, dataset, *, progress):
+        progress("label", len(dataset), len(dataset))
+        return label(self, dataset)
+
+    monkeypatch.setattr(Patches, "label", slow)
+    sheet = tmp_path / "labels.csv"
+    with sheet.open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(("file", "label", "split"))
+        for i, (file, label_of) in enumerate(image_set.truth.items()):
+            part = "val" if i < 9 else "test" if i < 14 else "train"
+            rows.writerow((file, label_of if i < 14 else "", part))
+    config = settings(image_set, teacher, labels=str(sheet), rounds=0, allow_leak=True)
+    run(
+        tmp_path / "ws",
+        config,
+        progress=lambda stage, done, total: told.append((stage, total)),
+        note=lambda _: None,
+    )
+    assert {total for stage, total in told if stage == "label"} == {9, 5}

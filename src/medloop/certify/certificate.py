@@ -137,4 +137,5 @@ def audit_words(audited: int, errors: int) -> str:
     """Say what the person checked."""
     if not audited:
         return "no label was checked"
-    return f"{audited:,} label{' was' if audited == 1 else 's were'} checked and {errors:,} were wrong"
+    checked = f"{audited:,} labels were" if audited > 1 else "1 label was"
+    return f"{checked} checked and {errors:,} were wrong"

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from medloop.dataset import Dataset
-from medloop.errors import UsageError
 from medloop.findings.sheet import check_names, named, there
 from medloop.labels import HUMAN, Labels
 from medloop.presence import found, table
@@ -24,16 +23,11 @@ def list_several(images: Path, labels: Path | None, config: Recipe) -> Listing:
     Raises
     ------
     UsageError
-        A finding has no name or an impossible one, or the student cannot learn several.
+        A finding has no name or an impossible one.
     DataError
         There is no image, or the sheet makes no sense.
     """
     check_names(config.classes, config.recipe)
-    if config.student != "patches":
-        raise UsageError(
-            f"--multi-label needs student patches, which learns each finding on its own; "
-            f"student {config.student} learns one class an image."
-        )
     classes = tuple(config.classes or ())
     listing = list_images(images, labels, need_labels=False, findings=classes)
     # a folder's name is no person's label here

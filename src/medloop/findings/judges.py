@@ -17,7 +17,7 @@ from medloop.findings.evaluation import (
     judge_findings,
 )
 from medloop.gate import Gate, Verdict
-from medloop.judges import Judges, operation
+from medloop.judges import Judges, folds_of, operation
 from medloop.labels import MODEL, Labels
 from medloop.loop import Proposal, Round
 from medloop.prepare.split import group_folds
@@ -54,13 +54,13 @@ class FindingJudges(Judges):
         group = dataset.group[dataset.position(images)]
         if len(self.val) == 0 and config.mode == "ours" and len(np.unique(group)) > 1:
             sets = whole(present(self.known, images, len(dataset.classes)) > 0.5)
-            fold = group_folds(sets, group, folds=config.folds or 5, seed=config.seed)
+            fold = group_folds(sets, group, folds=folds_of(config), seed=config.seed)
             self.fold = fold[np.searchsorted(images, self.known.image)]
 
     def judged(self, made: Round) -> JudgedFindings:
         """Judge a round by images that none of its chains has seen."""
         if len(self.val):
-            labels = made.best.student.label(self.val)
+            labels = self.look(made.best.student, self.val)
         elif self.fold is None:
             labels = Labels.empty()
         else:
@@ -102,7 +102,7 @@ class FindingJudges(Judges):
         student: Any = made.best.student
         best = replace(made.best, student=student.calibrated(temperature))
         made = replace(made, proposals=[best, *made.proposals[1:]])
-        test = judge_findings(self.dataset, self.given, best.student.label(self.test))
+        test = judge_findings(self.dataset, self.given, self.look(best.student, self.test))
         labels = self.all_findings(best, temperature)
         about = {
             "number": made.number,
@@ -142,7 +142,7 @@ class FindingJudges(Judges):
         labels = Labels.concat(
             [
                 table(self.pool.id, _tempered(probs, temperature)),
-                *(best.student.label(part) for part in rest if len(part)),
+                *(best.student.label(part, progress=self.progress) for part in rest if len(part)),
             ]
         )
         return labels.of(np.setdiff1d(labels.image, self.given.image))

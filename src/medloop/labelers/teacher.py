@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -119,6 +119,69 @@ def read_teacher(
     ...     read_teacher(path, ["no", "yes"], ["b.png"]).tolist()
     [[0.25, 0.75]]
     """
+    known = read_given(path, classes, several=several)
+    wanted = [slashed(str(file)) for file in files]
+    known.refuse([file for file in wanted if file not in known.row_of], len(wanted))
+    return np.asarray(known.probs[[known.row_of[file] for file in wanted]])
+
+
+def check_teacher(
+    path: str | Path,
+    classes: Sequence[str],
+    files: Sequence[str],
+    *,
+    several: bool = False,
+    readable: Callable[[str], bool],
+) -> None:
+    """Refuse a table of which :func:`read_teacher` would refuse these files, before they are read.
+
+    Parameters
+    ----------
+    path, classes, files, several
+        As :func:`read_teacher` takes them.
+    readable : callable
+        ``readable(file)`` tells whether a file without a row can be read: one that cannot needs no
+        row. It is asked of no file that has one, and of none behind the first that can be read.
+
+    Raises
+    ------
+    UsageError, DataError
+        See :func:`read_teacher`.
+    """
+    known = read_given(path, classes, several=several)
+    absent = [str(file) for file in files if slashed(str(file)) not in known.row_of]
+    for number, file in enumerate(absent):
+        if readable(file):
+            known.refuse([slashed(name) for name in absent[number:]], len(files))
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a table says.
+
+    Parameters
+    ----------
+    path : path
+    row_of : dict of str to int
+        Row of each file.
+    probs : (m, K) float
+    """
+
+    path: str | Path
+    row_of: dict[str, int]
+    probs: Floats
+
+    def refuse(self, absent: Sequence[str], count: int) -> None:
+        """Refuse a table that lacks some of so many files."""
+        if absent:
+            raise DataError(
+                f"{self.path} has no row for {len(absent):,} of {count:,} files, such as "
+                f"{absent[0]}{_named_else(absent[0], self.row_of)}."
+            )
+
+
+def read_given(path: str | Path, classes: Sequence[str], *, several: bool = False) -> Given:
+    """Read a whole table of probabilities; see :func:`read_teacher`."""
     line_of: dict[str, int] = {}
     row_of: dict[str, int] = {}
     rows: list[list[float]] = []
@@ -140,14 +203,7 @@ def read_teacher(
         row_of[file] = len(rows)
         rows.append([_number(path, line, f"p_{c}", cells[columns[f"p_{c}"]]) for c in classes])
         lines.append(line)
-    wanted = [slashed(str(file)) for file in files]
-    if absent := [file for file in wanted if file not in row_of]:
-        raise DataError(
-            f"{path} has no row for {len(absent):,} of {len(wanted):,} files, such as "
-            f"{absent[0]}{_named_else(absent[0], row_of)}."
-        )
     probs = np.array(rows, np.float64).reshape(len(rows), len(classes))
-    at = [row_of[file] for file in wanted]
     if several:
         above = probs > 1
         if above.any():
@@ -156,7 +212,7 @@ def read_teacher(
                 f"{path} line {lines[row]}: p_{classes[column]} must lie in [0, 1], "
                 f"got {probs[row, column]:g}."
             )
-        return probs[at]
+        return Given(path, row_of, probs)
     sums = probs.sum(axis=1)
     off = abs(sums - 1) > TOLERANCE
     if off.any():
@@ -165,7 +221,7 @@ def read_teacher(
             f"{path} line {lines[row]}: the probabilities must sum to one, got {sums[row]:g}"
             f"{'; percents must end with %' if abs(sums[row] - 100) <= 100 * TOLERANCE else ''}."
         )
-    return np.asarray((probs / sums[:, None])[at])
+    return Given(path, row_of, probs / sums[:, None])
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

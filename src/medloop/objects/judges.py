@@ -18,6 +18,7 @@ from medloop.loop import Round
 from medloop.matching import object_area
 from medloop.objects.intake import skeleton_of
 from medloop.objects.sigmas import estimate_sigmas
+from medloop.progress import Progress, silent
 from medloop.recipes.landmarks import HeldOut, Landmarks, best_like, marks_of, right_of
 from medloop.rounds import save_round
 from medloop.stats import bootstrap
@@ -189,6 +190,8 @@ class ObjectJudges:
         self.truth = {name: given.of(dataset.where(split=name).id) for name in ("val", "test")}
         #: What the student has to know of the labels besides its own settings.
         self.options: dict[str, Any] = {}
+        #: Told how far the students are with held-out images.
+        self.progress: Progress = silent
         skeleton = skeleton_of(workspace)
         if config.student == "pose" and skeleton is not None and self.known.keypoints is not None:
             sigmas = config.sigmas or skeleton.sigmas
@@ -210,7 +213,9 @@ class ObjectJudges:
         key = made.number, name
         if key not in self._found:
             part = self.dataset.where(images=np.unique(self.truth[name].image))
-            self._found[key] = made.best.student.label(part) if len(part) else Labels.empty()
+            student, progress = made.best.student, self.progress
+            seen = student.label(part, progress=progress) if len(part) else Labels.empty()
+            self._found[key] = seen
         return self._found[key]
 
     def judge(self, made: Round, name: str) -> Found:

@@ -24,7 +24,7 @@ _NAMED = 6
 #: With fewer images with a finding, or without it, by the teacher, nobody corrects the teacher.
 FEWEST = 30
 #: With fewer images with a finding, or without it, slope and shift say more about chance.
-_LEAST_OF_EACH = 5
+LEAST_OF_EACH = 5
 
 
 class Labeler(Protocol):
@@ -149,7 +149,7 @@ def step_of_each(
             else:
                 students.append(one.learn(question(known, k), was))
         labels = table(dataset.id, np.column_stack(columns))
-        said = _verdict(dataset.classes, made, refused, judged=len(known) > 0)
+        said = verdict_of(dataset.classes, made, refused, judged=len(known) > 0)
         return Proposal(student.joined(students, dataset.classes), labels, kept, said)
 
     return step
@@ -178,7 +178,7 @@ def calibrated(
         Learned from all of them.
     """
     there = before.class_id[keep] == 1
-    if np.bincount(there, minlength=2).min() < _LEAST_OF_EACH:
+    if np.bincount(there, minlength=2).min() < LEAST_OF_EACH:
         return judged, student
     slope, shift = fit_platt(own[keep, 1], there)
     moved = [moved_by(probs[:, 1], slope, shift) for probs in judged]
@@ -191,7 +191,7 @@ def _present(labels: Labels) -> Floats:
     return labels.probs[:, 1]
 
 
-def _verdict(
+def verdict_of(
     classes: Sequence[str], made: list[Proposal | None], refused: list[bool], *, judged: bool
 ) -> Verdict | None:
     """Say for which findings the evidence is in favour; None where there is none."""

@@ -30,6 +30,7 @@ _LEARNED = {
     "plan",
     "points",
     "representation",
+    "several",
     "space",
     "state",
     "trained",

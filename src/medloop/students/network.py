@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,24 +16,24 @@ from medloop.dataset import Dataset
 from medloop.errors import DataError, MissingError, UsageError
 from medloop.labels import Labels
 from medloop.progress import Progress, silent
-from medloop.store.files import write_atomic, write_json
-from medloop.students.calibration import log_prior, softmax
 from medloop.students.devices import choose_bfloat16, choose_device, laid_out, repeatable
-from medloop.students.logistic import labels_of
+from medloop.students.network_file import read_network, write_network
 from medloop.students.network_limits import check_limits
+from medloop.students.network_output import Output, moved_head, output_of
 from medloop.students.student import Untaught
-from medloop.students.training import follow, parameter_groups, rate_share, weighted_targets
+from medloop.students.training import follow, parameter_groups, rate_share
 
 if TYPE_CHECKING:
     import torch
 
     from medloop.students.backbones import Classifier, Plan
 
-_FORMAT = 1
 _KEEP = 512 * 2**20  # bytes of decoded images that may stay in memory
 _LABEL_BATCH = 64
 _CLIP = 1.0  # norm of the gradient; one odd image must not undo many steps
 _LR_RANDOM, _LR_PRETRAINED = 1e-3, 2e-4
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,9 +58,11 @@ class Network(Untaught):
     label_smoothing, mixup, ema : float
         Share given to all classes; alpha of mixup; decay of the mean of the weights. 0 is off.
     tau : float
-        Adds ``tau`` log priors to the logits in the loss (Menon et al. 2021). 0 is off.
+        Adds ``tau`` log priors to the logits in the loss (Menon et al. 2021); of findings, log
+        odds. 0 is off.
     sampling : {"natural", "balanced"}
-        Draw rows as they come, or each class equally often.
+        Draw rows as they come, or each class equally often; of findings, the images by the rarest
+        that each holds.
     augment, erase : float
         Strength of random pose and intensity; probability of an erased rectangle.
     flip, flip_average : bool
@@ -79,6 +79,9 @@ class Network(Untaught):
         Go on from the last fit instead of the initial weights.
     temperature : float
         Divides the logits of every image that is labelled; ``fit`` sets it back to 1.
+    several : bool
+        Whether each class is a finding that is there or not, instead of one of them; see
+        :meth:`together`.
     classes, weights, plan, trained, state
         Filled by ``fit``; ``weights`` says in words what it started from, for reports.
 
@@ -122,6 +125,7 @@ class Network(Untaught):
     threads: int | None = None
     warm_start: bool = False
     temperature: float = 1.0
+    several: bool = False
     classes: tuple[str, ...] = ()
     weights: str = "not fitted"
     plan: Plan | None = field(default=None, repr=False)
@@ -132,22 +136,35 @@ class Network(Untaught):
         check_limits(self)
         _need("torch", "transformers")
 
+    @property
+    def output(self) -> Output:
+        """What its logits mean."""
+        return output_of(self.several)
+
+    def together(self) -> Self:
+        """Return a student that learns several findings of an image at once, and says them all.
+
+        Its labels are tables with a row for every image and finding, see :mod:`medloop.presence`.
+        """
+        return replace(self, several=True)
+
     def fit(
         self,
         dataset: Dataset,
         labels: Labels,
         *,
-        weight: NDArray[np.float64] | None = None,
+        weight: Floats | None = None,
         seed: int,
         progress: Progress = silent,
     ) -> Self:
-        """Train on one label an image, from the initial weights.
+        """Train on one label an image, or on a table of findings, from the initial weights.
 
         Parameters
         ----------
         dataset : Dataset
         labels : Labels
-            (m,) rows; their ``probs`` (m, K) are the targets where the table has them.
+            (m,) rows; their ``probs`` (m, K) are the targets where the table has them. Of findings,
+            the ``score`` of a row is the target of one finding in one image.
         weight : (m,) float, optional
             Of each row in the loss; rows of weight 0 are left out altogether.
         seed : int
@@ -169,26 +186,27 @@ class Network(Untaught):
 
         from medloop.students import augment
 
-        rows, targets, class_id = weighted_targets(dataset, labels, weight, self.label_smoothing)
-        batch = min(self.batch, max(2, len(rows)))  # batch normalisation needs two images
-        steps = max(self.epochs * math.ceil(len(rows) / batch), self.min_steps)
+        output = self.output
+        lesson = output.lesson(dataset, labels, weight, self.label_smoothing)
+        count = len(lesson.image)
+        batch = min(self.batch, max(2, count))  # batch normalisation needs two images
+        steps = max(self.epochs * math.ceil(count / batch), self.min_steps)
         steps = min(steps, self.max_steps or steps)
         device = choose_device(self.device)
         half = choose_bfloat16(self.bfloat16, device)
-        order = augment.order(class_id, steps * batch, seed, sampling=self.sampling)
+        order = augment.order(lesson.kind, steps * batch, seed, sampling=self.sampling)
         with repeatable(device, self.threads):
             torch.manual_seed(augment.key(seed))
             net, plan, weights = self._initial(len(dataset.classes))
             net = laid_out(net, device).train()
             rate = self._rate(weights)
             optimizer = torch.optim.AdamW(parameter_groups(net, self.weight_decay), lr=rate)
-            prior = self.tau * log_prior(class_id, len(dataset.classes))
-            shift = torch.as_tensor(prior, dtype=torch.float32, device=device)
+            shift = torch.as_tensor(self.tau * lesson.prior, dtype=torch.float32, device=device)
             mean = {k: v.clone() for k, v in net.state_dict().items()} if self.ema else {}
-            feed = augment.batches(dataset, labels.image[rows][order], batch, plan, keep=_KEEP)
+            feed = augment.batches(dataset, lesson.image[order], batch, plan, keep=_KEEP)
             for step, pixels in enumerate(feed):
                 at = order[step * batch :][:batch]
-                key = (seed, step * batch // len(rows), step)
+                key = (seed, step * batch // count, step)
                 torch.manual_seed(augment.key(*key))  # dropout
                 random = augment.stream(*key)
                 x = augment.vary(
@@ -198,10 +216,10 @@ class Network(Untaught):
                     flip=self.flip,
                     erase=self.erase,
                 )
-                y = torch.as_tensor(targets[at], dtype=torch.float32, device=device)
+                y = torch.as_tensor(lesson.target[at], dtype=torch.float32, device=device)
                 x, y = augment.mixed(x, y, random, alpha=self.mixup)
                 logits = net(x, bfloat16=half) + shift
-                loss = -(y * torch.log_softmax(logits, dim=1)).sum(1).mean()
+                loss = output.loss(logits, y)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(net.parameters(), _CLIP)
@@ -215,7 +233,7 @@ class Network(Untaught):
         if not all(bool(torch.isfinite(values).all()) for values in state.values()):
             raise DataError(f"training diverged at lr={rate:g}; it needs a smaller lr.")
         trained = {
-            "rows": len(rows),
+            "rows": count,
             "steps": steps,
             "batch": batch,
             "lr": rate,
@@ -241,7 +259,7 @@ class Network(Untaught):
         -------
         Labels
             ``probs`` (n, K) is the softmax of the logits over ``temperature``; ``score`` its
-            maximum.
+            maximum. Of findings, a table whose ``score`` is the sigmoid of each.
 
         Raises
         ------
@@ -254,8 +272,7 @@ class Network(Untaught):
 
         from medloop.students import augment
 
-        if self.state is None or self.plan is None:
-            raise UsageError("student 'network' is not fitted; call fit or load first.")
+        plan, _ = self._learned()
         if dataset.classes != self.classes:
             raise DataError(
                 f"the data set has classes {dataset.classes}, but the student learned"
@@ -267,7 +284,7 @@ class Network(Untaught):
         with repeatable(device, self.threads), torch.inference_mode():
             net = laid_out(self._network(), device).eval()
             done = 0
-            for pixels in augment.batches(dataset, dataset.id, _LABEL_BATCH, self.plan):
+            for pixels in augment.batches(dataset, dataset.id, _LABEL_BATCH, plan):
                 x = augment.tensor(pixels, device)
                 logits = net(x, bfloat16=half)
                 if self.flip_average:
@@ -275,12 +292,19 @@ class Network(Untaught):
                 found.append(logits.cpu().double().numpy())
                 done += len(pixels)
                 progress("label with network", done, len(dataset))
-        probs = softmax(np.concatenate(found) / self.temperature)
-        return labels_of(dataset, probs)
+        return self.output.labels(dataset, np.concatenate(found) / self.temperature)
 
     def with_temperature(self, temperature: float) -> Self:
         """Return the same student with another temperature."""
         return replace(self, temperature=temperature)
+
+    def rescaled(self, slope: Floats, shift: Floats) -> Self:
+        """Return a student whose logits are multiplied, and then shifted, class by class; (K,)."""
+        return replace(self, state=moved_head(self._learned()[1], slope, shift))
+
+    def calibrated(self, temperature: Floats) -> Self:
+        """Divide the logits of each finding by a temperature of its own, (K,)."""
+        return self.rescaled(1 / temperature, np.zeros(len(temperature)))
 
     def save(self, folder: Path) -> None:
         """Write ``weights.safetensors`` and ``student.json``; loading them needs no hub.
@@ -290,22 +314,14 @@ class Network(Untaught):
         UsageError
             The network is not fitted.
         """
-        from safetensors.torch import save
-
-        if self.state is None or self.plan is None:
-            raise UsageError("student 'network' is not fitted; there is nothing to save.")
-        payload = save(dict(self.state))
+        plan, state = self._learned()
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
-        about = {
-            "student": self.name,
-            "format": _FORMAT,
-            "sha256": hashlib.sha256(payload).hexdigest(),
-            "plan": asdict(settings.pop("plan")),
-            **{name: settings.pop(name) for name in ("classes", "weights", "trained")},
-            "settings": {name: value for name, value in settings.items() if name != "state"},
-        }
-        write_atomic(folder / "weights.safetensors", payload)
-        write_json(folder / "student.json", about)
+        about = {"plan": asdict(plan)}
+        about |= {name: settings[name] for name in ("classes", "weights", "trained")}
+        kept = {name: settings[name] for name in settings if name not in (*about, "state")}
+        if not self.several:
+            kept.pop("several")  # older versions do not know it
+        write_network(folder, self.name, {**about, "settings": kept}, state)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -324,25 +340,7 @@ class Network(Untaught):
 
         from medloop.students.backbones import Plan
 
-        for name in ("student.json", "weights.safetensors"):
-            if not (folder / name).is_file():
-                raise MissingError(f"folder {folder.name!r} holds no student: {name} is missing.")
-        try:
-            about = json.loads((folder / "student.json").read_bytes())
-            kind, version, digest = about["student"], about["format"], about["sha256"]
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise DataError(f"{folder.name}/student.json is not a student: {error!r}.") from error
-        if (kind, version) != ("network", _FORMAT):
-            raise DataError(
-                f"{folder.name}/student.json must be of student 'network' format {_FORMAT},"
-                f" got {kind!r} format {version!r}."
-            )
-        payload = (folder / "weights.safetensors").read_bytes()
-        if hashlib.sha256(payload).hexdigest() != digest:
-            raise DataError(
-                f"{folder.name}/weights.safetensors does not have the hash that student.json"
-                " names: it was cut short or changed."
-            )
+        about, payload = read_network(folder, "network")
         try:
             student = cls(
                 **about["settings"],
@@ -357,6 +355,11 @@ class Network(Untaught):
             raise DataError(f"{folder.name} holds no whole network: {error}.") from error
         return student
 
+    def _learned(self) -> tuple[Plan, Mapping[str, torch.Tensor]]:
+        if self.plan is None or self.state is None:
+            raise UsageError("student 'network' is not fitted; call fit or load first.")
+        return self.plan, self.state
+
     def _initial(self, n_classes: int) -> tuple[Classifier, Plan, str]:
         from medloop.students.backbones import start
 
@@ -367,10 +370,9 @@ class Network(Untaught):
     def _network(self) -> Classifier:
         from medloop.students.backbones import rebuild
 
-        if self.plan is None or self.state is None:
-            raise UsageError("student 'network' is not fitted; call fit or load first.")
-        net = rebuild(self.plan, len(self.classes))
-        net.load_state_dict(dict(self.state))
+        plan, state = self._learned()
+        net = rebuild(plan, len(self.classes))
+        net.load_state_dict(dict(state))
         return net
 
     def _rate(self, weights: str) -> float:

@@ -24,7 +24,7 @@ _NUMBERS = {
     "temperature": (0.01, 100.0),
 }
 _WORDS = {"pretrained": ("auto", "never", "required"), "sampling": ("natural", "balanced")}
-_SWITCHES = ("flip", "flip_average", "warm_start")
+_SWITCHES = ("flip", "flip_average", "warm_start", "several")
 
 
 def check_limits(student: Network) -> None:
