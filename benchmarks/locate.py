@@ -3,8 +3,10 @@
 Boxes: the classes of all images are given, boxes are not. Classifiers learned the class of every
 image, as the loop does; no detector learned a box of an image that it places. The ceiling, a
 detector that learns true boxes, is trained on the same halves. Images whose boxes were given are
-never scored. Classes: a third of the patients of each class is the test, anew for every seed.
-Writes markdown tables, after every run anew.
+never scored. A refused round ends the loop, and is shown as refused. Classes: a third of the
+patients of each class is the test, anew for every seed. Gate: rounds of which is known whether they
+are better or worse are drawn at random, and the gate is asked. Writes markdown tables, after every
+run anew.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 from few_labels import larynx, random_test
 from locate_rules import busi, near_duplicates
 from medloop.dataset import Dataset
-from medloop.gate import Gate, Verdict, quality_kept
+from medloop.gate import Gate, quality_kept
 from medloop.labels import HUMAN, Labels
 from medloop.localization import (
     best_centre_box,
@@ -40,10 +42,12 @@ from medloop.localization import (
 )
 from medloop.loop import Round, closed_loop
 from medloop.metrics import precision_recall_f1
+from medloop.objects.places import PlaceJudges, closeness
 from medloop.read.image import FolderPixels
 from medloop.recipes.locate import Locate
 from medloop.stats import nadeau_bengio
 from medloop.students import make_student
+from medloop.students.calibration import fit_temperature, softmax, tempered
 from medloop.students.localizer import best_boxes, maps_of
 from remembered import Remembered
 
@@ -148,6 +152,19 @@ TASKS: dict[str, Callable[[Path], Task]] = {
 }
 
 
+class Unlogged(PlaceJudges):
+    """The gate of a run that has no workspace: nobody drew a box, or these."""
+
+    def __init__(self, dataset: Dataset, known: Labels, config: Locate, few: Labels) -> None:
+        super().__init__(None, dataset, known, config)  # type: ignore[arg-type]
+        self._few = few
+
+    @property
+    def few(self) -> Labels:
+        """A person's boxes."""
+        return self._few
+
+
 # -- boxes ----------------------------------------------------------------------------------
 
 
@@ -178,10 +195,12 @@ def boxes_part(task: Task, args: argparse.Namespace, say: Say) -> None:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
 
+    extra: list[str] = []
+
     def add(name: str, number: str, box: Floats) -> None:
         lines.append(row_of(name, number, box, truth))
         print(lines[-1], file=sys.stderr, flush=True)
-        say([*lines, "", f"{time.monotonic() - began:.0f} s.", ""])
+        say([*lines, "", *extra, f"{time.monotonic() - began:.0f} s.", ""])
 
     share, centred = best_centre_box(size, truth)
     add(f"centre box, {share:.0%} of each side (the best share)", "", centred)
@@ -211,10 +230,15 @@ def boxes_part(task: Task, args: argparse.Namespace, say: Say) -> None:
         (f"ours, {task.few} boxes a class", "ours", given),
         ("faithful", "faithful", np.empty(0, np.int64)),
     ):
-        for number, box in rounds_of(task, student, mode, few, args):
-            add(words, str(number), placed(box, ids))
-    add("detector that learned true boxes (ceiling)", "", ceiling(task, ids, args))
-    extra = []
+        if mode == "faithful" and args.ours:
+            continue
+        for made in rounds_of(task, student, mode, few, args):
+            refused = "" if made.verdict.passes else ", refused"
+            if mode == "ours" and made.number:
+                extra += [f"{words}, round {made.number}. {made.verdict.sentence}", ""]
+            add(words, f"{made.number}{refused}", placed(made.best.labels, ids))
+    if not args.ours:
+        add("detector that learned true boxes (ceiling)", "", ceiling(task, ids, args))
     for name, one in (("Grad-CAM, last layer", maps[0]), ("As ours makes it", maps[1])):
         shown = [one[i] for i in ids.tolist()]
         levels, _ = max_box_accuracy(shown, size, truth)
@@ -312,24 +336,27 @@ def detector_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def rounds_of(
     task: Task, student: Remembered, mode: str, given: Ints, args: argparse.Namespace
-) -> list[tuple[int, Labels]]:
-    """Run the loop and return the places of every round."""
+) -> list[Round]:
+    """Run the loop and return its rounds, of which the last may be refused."""
     options = detector_options(args)
     if mode == "faithful":  # its curriculum shares the steps among four stages
         options |= {"epochs": options["max_steps"]}
     rounds = args.rounds if mode == "ours" else args.faithful_rounds
     config, _ = recipe(task, mode, rounds, args.seed, options)
-    config = config.with_boxes(
-        task.boxes(given), note=lambda said: print(said, file=sys.stderr, flush=True)
-    )
+    few = task.boxes(given)
+    config = config.with_boxes(few, note=lambda said: print(said, file=sys.stderr, flush=True))
     step = config.steps(task.dataset, task.known, student, folder=args.cache)  # type: ignore[arg-type]
+    compare = Unlogged(task.dataset, task.known, config, few).compare if mode == "ours" else None
     found = []
-    for made in closed_loop(task.known, step, rounds=rounds, changed=lambda a, b: 1):
+    for made in closed_loop(
+        task.known, step, rounds=rounds, changed=lambda a, b: 1, compare=compare
+    ):
         if isinstance(made, Round):
-            found.append((made.number, made.best.labels))
+            found.append(made)
             box = placed(made.best.labels, task.dataset.id[has_boxes(task)])
             truth = [t for t in task.truth if len(t)]
-            print(mode, len(given), row_of("", str(made.number), box, truth), file=sys.stderr)
+            said = (mode, len(given), row_of("", str(made.number), box, truth))
+            print(*said, made.verdict.sentence, file=sys.stderr, flush=True)
     return found
 
 
@@ -419,20 +446,7 @@ def classified(
         )
         step = config.steps(pool, known, student, folder=args.cache)
 
-        def compare(old: Round, new: Round) -> Verdict:
-            rows = np.arange(len(known))
-            p, q = (made.best.labels.probs for made in (old, new))
-            if p is None or q is None:
-                raise AssertionError("a round of ours has probs")
-            return quality_kept(
-                Gate(config.gate_margin, config.gate_confidence),
-                p[rows, known.class_id],
-                q[rows, known.class_id],
-                pool.group,
-                seed=seed,
-                what="probability",
-            )
-
+        compare = Unlogged(pool, known, config, Labels.empty()).compare
         kept = []
         for made in closed_loop(
             known, step, rounds=most, changed=lambda a, b: 1, compare=compare if gate else None
@@ -483,13 +497,82 @@ def class_lines(
     return [*lines, ""]
 
 
+# -- the gate of classes ------------------------------------------------------------------------
+
+#: What a simulated round says beside the round before: noise of its own, the share of it in what
+#: is said, and how soft that is.
+_ROUNDS = {
+    "the same, softer": (1.0, 0.0, 2.0),
+    "the same, surer": (1.0, 0.0, 0.5),
+    "joined with a better opinion": (0.7, 0.5, 2.0),
+    "joined with as good a one": (1.0, 0.5, 2.0),
+    "joined a little with a worse one": (2.0, 0.2, 2.0),
+    "another, as good": (1.0, 1.0, 1.0),
+    "another, a little worse": (1.15, 1.0, 1.0),
+    "another, worse": (1.5, 1.0, 1.0),
+    "another, worse and surer": (1.5, 1.0, 0.5),
+}
+
+
+def gate_part(args: argparse.Namespace, say: Say) -> None:
+    """Ask the gate of classes about rounds of which is known what they are worth.
+
+    Three classes; 340 training images say how far probabilities may be trusted, 78 are judged, as
+    in busi. What is said is the truth's log odds with noise, too sure by half.
+    """
+    lines = [
+        f"#### The gate of classes: 340 images to calibrate by, 78 judged, margin .02, "
+        f"{args.draws} simulated rounds each",
+        "",
+        "| the round | change of accuracy | change of closeness | passes, by closeness | "
+        "passes, by the raw probability of the right class |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, (noise, share, softness) in _ROUNDS.items():
+        random = np.random.default_rng(args.seed)
+        truth, old, new = simulated(random, 100_000, noise, share, softness)
+        right = [(p.argmax(axis=1) == truth).mean() for p in (old, new)]
+        near = [closeness(tempered(p, fit_temperature(p, truth)), truth).mean() for p in (old, new)]
+        passed = np.zeros(2)
+        for draw in range(args.draws):
+            truth, old, new = simulated(random, 418, noise, share, softness)
+            rows = np.arange(340, 418)
+            fitted = [tempered(p, fit_temperature(p[:340], truth[:340])) for p in (old, new)]
+            asked = [
+                [closeness(p[rows], truth[rows]) for p in fitted],
+                [p[rows, truth[rows]] for p in (old, new)],
+            ]
+            passed += [
+                quality_kept(Gate(0.02), *pair, rows, seed=draw, what="").passes for pair in asked
+            ]
+        share_of = passed / args.draws
+        lines.append(
+            f"| {name} | {right[1] - right[0]:+.3f} | {near[1] - near[0]:+.3f} | "
+            f"{share_of[0]:.0%} | {share_of[1]:.0%} |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    say([*lines, ""])
+
+
+def simulated(
+    random: np.random.Generator, count: int, noise: float, share: float, softness: float
+) -> tuple[Ints, Floats, Floats]:
+    """Draw (n,) classes, and (n, 3) probabilities by the round before and by this one."""
+    odds = 2.0 * random.standard_normal((count, 3))
+    truth = (softmax(odds).cumsum(axis=1) < random.random((count, 1))).sum(axis=1).clip(0, 2)
+    first = odds + random.standard_normal(odds.shape)
+    other = odds + noise * random.standard_normal(odds.shape)
+    joined = (1 - share) * first + share * other
+    return truth, softmax(1.5 * first), softmax(1.5 * joined / softness)
+
+
 def main() -> None:
     """Run the parts that were asked for, and write their tables after every step."""
     parser = argparse.ArgumentParser(description=__doc__)
     root = Path(__file__).resolve().parents[1]
     default = os.environ.get("MEDLOOP_DATA", root.parent / "shared" / "data")
     parser.add_argument("--data", type=Path, default=Path(default))
-    parser.add_argument("--parts", default="busi,pathology,tool,tube,larynx,tail")
+    parser.add_argument("--parts", default="busi,pathology,tool,tube,larynx,tail,gate")
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--detector", type=int, default=128)
@@ -498,6 +581,8 @@ def main() -> None:
     parser.add_argument("--faithful-rounds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=5, help="of the classes")
+    parser.add_argument("--draws", type=int, default=300, help="of the gate")
+    parser.add_argument("--ours", action="store_true", help="boxes of ours alone")
     parser.add_argument("--cache", type=Path, help="folder that keeps classifiers and masks")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -516,6 +601,8 @@ def main() -> None:
         for part in args.parts.split(","):
             if part in TASKS:
                 boxes_part(TASKS[part](args.data), args, say)
+            elif part == "gate":
+                gate_part(args, say)
             else:
                 classes_part(part, args, say)
             done += latest

@@ -26,6 +26,8 @@ _STRENGTH = 1 / 15
 _PEAKS = 0.8
 #: Columns of the features: the soft IoU of the peaks, and the first that knows no map.
 _PEAK, _LOOKS = 1, 7
+#: Columns that know neither the map nor place, size and shape, but what is in a region.
+CONTENT = slice(17, None)
 #: Regions that a ranking without boxes learns from at most.
 _ROWS = 15_000
 _TURNS = 3
@@ -362,6 +364,11 @@ def self_taught_ranking(
     if ranking is None:
         raise DataError("no turn was taken.")
     return ranking
+
+
+def plain_ranking(features: Floats, wanted: ArrayLike, *, strength: float) -> Ranking:
+    """Fit the ranking to (r, f) features of one pile, and to what is wanted of each, in [0, 1]."""
+    return _fit([features], [np.sqrt(np.asarray(wanted, float))], (strength,))[0]
 
 
 def _fit(rows: list[Floats], truth: list[Floats], strengths: Sequence[float]) -> list[Ranking]:

@@ -64,6 +64,7 @@ def settings(folder, **changed):
         "background": ["nothing"],
         "rounds": 1,
         "gate_margin": 0.5,
+        "gate_confidence": 0.6,  # six patients cannot show much
     }
     return Locate(**fixed | changed)
 
@@ -106,6 +107,26 @@ def test_boxes_come_from_classes_alone(finished):
     assert (current.boxes <= SIDE).all()
     assert metrics["recipe"] == "locate"
     assert metrics["rounds"][0]["test"]["n"] == 9
+    assert metrics["round_in_use"] == 1
+
+
+def test_a_round_of_ours_says_how_its_boxes_and_classes_compare(finished):
+    path, mode, _, metrics = finished
+    said = metrics["rounds"][1]["verdict"]["sentence"]
+    boxes = "ow well the boxes of 12 images of 6 patients stand out from what is beside them"
+    closeness = "he mean closeness of the calibrated probabilities to the right class of 18"
+    assert (boxes in said and closeness in said) == (mode == "ours")
+    assert said in (path / "report.html").read_text()
+
+
+def test_boxes_that_are_not_shown_to_lie_better_are_not_used(drawn, tmp_path):
+    told = []
+    metrics = run(tmp_path / "ws", settings(drawn[0], gate_confidence=0.999), note=told.append)
+    assert (metrics["round_in_use"], metrics["refused"]) == (0, [1])
+    assert metrics["stopped"]["reason"] == "harm"
+    assert any(
+        said.startswith("Round 1: Refused: how well the boxes of 12 images") for said in told
+    )
 
 
 def test_the_page_shows_where(finished):
@@ -131,7 +152,6 @@ def test_predictions_are_coco_results_with_a_probability_of_each_class(finished,
             assert entry["bbox"] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("finished", ["ours"], indirect=True)
 def cut(stage, done, total):
     """Interrupt a run after its first round."""
     if stage == "rounds" and done == 0:
@@ -139,12 +159,13 @@ def cut(stage, done, total):
 
 
 def test_a_cut_run_ends_like_a_whole_one(finished):
-    path, mode, _, _ = finished
+    path, mode, _, metrics = finished
     folder = path.parent
     config = settings(folder, mode=mode)
     with pytest.raises(KeyboardInterrupt):
         run(folder / f"{mode}-cut", config, note=silently, progress=cut)
-    run(folder / f"{mode}-cut", config, note=silently)
+    again = run(folder / f"{mode}-cut", config, note=silently)
+    assert again["rounds"] == metrics["rounds"]  # the verdict of the gate among the rest
     tables = []
     for name in (path, folder / f"{mode}-cut"):
         with Workspace.open(name, read_only=True) as workspace:

@@ -15,6 +15,7 @@ from medloop.overlap import iou
 from medloop.proposals import Masks
 from medloop.region_ranking import FEATURES, learn_ranking
 from medloop.students import load_student, make_student
+from medloop.students.calibration import tempered
 from medloop.students.localizer import (
     SHARES,
     Localizer,
@@ -184,15 +185,51 @@ def test_fusion_is_a_product_of_experts(seed, share):
     np.testing.assert_allclose(fused(one, other, share), by_hand, atol=1e-9)
 
 
+def opinion(truth, right, seed):
+    """Say the right class in this share of the images, with a probability of .8, else another."""
+    random = np.random.default_rng(seed)
+    said = np.where(random.random(len(truth)) < right, truth, (truth + 1) % 3)
+    probs = np.full((len(truth), 3), 0.1)
+    probs[np.arange(len(truth)), said] = 0.8
+    return probs
+
+
 def test_the_better_opinion_weighs_more():
-    truth = np.arange(60) % 3
-    sure = np.full((60, 3), 0.05)
-    sure[np.arange(60), truth] = 0.9
-    noise = np.random.default_rng(0).dirichlet(np.ones(3), 60)
-    assert best_share(sure, noise, truth) == 0.0
-    assert best_share(noise, sure, truth) > 0.7
-    likelihoods = [np.log(fused(noise, sure, s)[np.arange(60), truth]).mean() for s in SHARES]
-    assert best_share(noise, sure, truth) == SHARES[int(np.argmax(likelihoods))]
+    truth = np.arange(120) % 3
+    good, bad = opinion(truth, 0.9, 0), opinion(truth, 0.35, 1)
+    assert best_share(good, bad, truth) == 0.0
+    assert best_share(bad, good, truth) > 0.7
+
+
+@pytest.mark.parametrize("right", [0.5, 0.65, 0.8])
+def test_the_weight_is_the_one_whose_help_is_surest(right):
+    truth = np.arange(150) % 3
+    one, other = opinion(truth, 0.65, 3), opinion(truth, right, 4)
+    rows = np.arange(150)
+
+    def each(share):
+        """Log likelihoods at the best of many temperatures."""
+        joined = fused(one, other, share)
+        tried = [np.log(tempered(joined, t)[rows, truth]) for t in np.geomspace(0.1, 10, 2000)]
+        return max(tried, key=np.mean)
+
+    def surely(share):
+        help_of = each(share) - each(0.0)
+        return help_of.mean() - 2 * help_of.std() / np.sqrt(150)
+
+    taken = best_share(one, other, truth)
+    assert surely(taken) == pytest.approx(max(map(surely, SHARES)), abs=1e-4)
+    assert surely(taken) >= 0
+
+
+def test_softness_alone_is_no_help():
+    truth = np.arange(200) % 3
+    too_sure = tempered(opinion(truth, 0.7, 2), 0.3)
+    nothing = np.full((200, 3), 1 / 3)
+    softer = fused(too_sure, nothing, 0.5)
+    rows = np.arange(200)
+    assert np.log(softer[rows, truth]).mean() > np.log(too_sure[rows, truth]).mean() + 0.2
+    assert best_share(too_sure, nothing, truth) == 0.0
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -17,7 +17,7 @@ from medloop.progress import Progress, silent
 from medloop.proposals import Masks, make_proposer
 from medloop.proposals.cache import cached
 from medloop.region_ranking import Ranking
-from medloop.students.calibration import softmax, tempered
+from medloop.students.calibration import fit_temperature, softmax, tempered
 from medloop.students.logistic import labels_of
 from medloop.students.student import Student
 from medloop.students.student_file import read_student, write_student
@@ -346,22 +346,29 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 def best_share(one: Floats, other: Floats, class_id: ArrayLike) -> float:
     """Choose the weight of the detector by the likelihood of classes neither was fitted to.
 
-    The classifier alone decides unless the detector's help is larger than two standard errors of
-    it: boxes are what the detector is for, and a round is refused if classes suffer by it.
+    Each weight is judged after calibration: joined opinions are softer, which makes those of a
+    classifier that is too sure likelier though nothing is known better. The weight whose help is
+    surest is taken, two standard errors below its mean, and none where that is not above 0: boxes
+    are what the detector is for, and a round is refused if classes suffer by it.
 
     Examples
     --------
     >>> truth = np.arange(40) % 2
-    >>> unsure, right = np.full((40, 2), 0.5), np.where(np.eye(2)[truth] > 0, 0.9, 0.1)
-    >>> best_share(unsure, right, truth), best_share(right, unsure, truth)
-    (1.0, 0.0)
+    >>> said = np.where(np.arange(40) < 35, truth, 1 - truth)  # mostly right
+    >>> none, some = np.full((40, 2), 0.5), np.where(np.eye(2)[said] > 0, 0.9, 0.1)
+    >>> best_share(none, some, truth) > 0, best_share(some, none, truth)
+    (True, 0.0)
     """
     truth = np.asarray(class_id, np.int64)
     rows = np.arange(len(truth))
-    fits = [np.log(np.clip(fused(one, other, share)[rows, truth], 1e-9, 1)) for share in SHARES]
-    best = int(np.argmax([fit.mean() for fit in fits]))
-    gain = fits[best] - fits[0]
-    return SHARES[best] if gain.mean() > 2 * gain.std() / np.sqrt(max(len(gain), 1)) else 0.0
+    fits = []
+    for share in SHARES:
+        probs = fused(one, other, share)
+        probs = tempered(probs, fit_temperature(probs, truth))
+        fits.append(np.log(np.clip(probs[rows, truth], 1e-9, 1)))
+    gain = np.stack(fits) - fits[0]
+    surely = gain.mean(axis=1) - 2 * gain.std(axis=1) / np.sqrt(max(len(truth), 1))
+    return SHARES[int(np.argmax(surely))]
 
 
 def best_boxes(found: Labels, dataset: Dataset, class_id: ArrayLike) -> tuple[Floats, Floats]:
