@@ -371,4 +371,6 @@ def test_an_imported_workspace_opens(tmp_path, new_page):
             serving.desk.item(item.id).findings[0]["keypoints"][0], [14, 26, 2], atol=1.5
         )
         with client_of(serving) as client:
-            assert client.get("/report").status_code == 404
+            report = client.get("/report")
+            assert report.status_code == 200
+            assert "Imported from" in report.text

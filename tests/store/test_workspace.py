@@ -247,6 +247,7 @@ def test_status(workspace):
     assert json.loads(json.dumps(status)) == status
     assert status == {
         "workspace": str(workspace.folder),
+        "recipe": "few_labels",
         "images": 5,
         "quarantined": 0,
         "scanned": True,
