@@ -13,7 +13,14 @@ from medloop.report.drawing import BLUE, GREY, ORANGE, VERMILLION, drawing, svg
 from medloop.report.gallery import thumbnail
 from medloop.report.provenance import provenance, settings
 from medloop.report.template import write_page
-from medloop.report.words import OBJECT_FIGURES, SETS, leak_words, object_figures, shortened
+from medloop.report.words import (
+    NOTHING_ADDED,
+    OBJECT_FIGURES,
+    SETS,
+    leak_words,
+    object_figures,
+    shortened,
+)
 from medloop.store.images import OK
 from medloop.store.workspace import Workspace
 
@@ -48,17 +55,16 @@ def _content(workspace: Workspace, metrics: dict[str, Any]) -> dict[str, Any]:
     current = log.current()
     size = np.column_stack([table["width"], table["height"]])
     quarantined = workspace.quarantined()
+    machine = int((current.source == MODEL).sum())
     return {
         "name": shortened(workspace.folder.resolve().name, 80),
         "metrics": metrics,
         "images": int((table["status"] == OK).sum()),
         "person": int((current.source == HUMAN).sum()),
-        "machine": int((current.source == MODEL).sum()),
-        "sentences": _sentences(metrics),
+        "machine": machine,
+        "sentences": [*([] if machine else [NOTHING_ADDED]), *_sentences(metrics)],
         "warnings": _warnings(metrics, student),
-        "certificate": certificate_state(
-            workspace, int((current.source == MODEL).sum()), drawn=True
-        ),
+        "certificate": certificate_state(workspace, machine, drawn=True),
         "columns": [name for name, _ in OBJECT_FIGURES if _measured(metrics, name)],
         "digits": dict(OBJECT_FIGURES),
         "rounds": sorted(metrics["rounds"], key=lambda row: int(row["number"])),

@@ -11,6 +11,12 @@ SETS = (("held_out", "held-out labels"), ("test", "the test split"))
 
 _AUDIT = 300
 
+NOTHING_ADDED = (
+    "Nothing was added: no finding was sure enough to be believed. With 20 labelled objects of a "
+    "class in split val they choose the score; --set least=0.3 asks for less, longer training "
+    "makes students surer."
+)
+
 
 def summary_words(workspace: Path, metrics: dict[str, Any], status: dict[str, Any]) -> str:
     """Say what a finished run made, and what to do next."""
@@ -56,6 +62,8 @@ def _object_words(workspace: Path, metrics: dict[str, Any], source: dict[str, in
         f"{machine:,} objects labelled by round {metrics['round_in_use']} of "
         f"{metrics['student']} ({metrics['mode']}) beside {person:,} by a person{share}."
     ]
+    if not machine:
+        lines.append(NOTHING_ADDED)
     if metrics["stopped"]:
         lines.append(metrics["stopped"]["sentence"])
     for name, words in SETS:
