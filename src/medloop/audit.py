@@ -289,10 +289,23 @@ def certified(
     return pool.of(images[certificate.accepted]), with_leak(said, leak)
 
 
+def placed(labels: Labels) -> bool:
+    """Tell whether labels say where things are: any box of a size, or points.
+
+    Examples
+    --------
+    >>> boxes = ([[0, 0, 0, 0]], [[0, 0, 4, 4]])
+    >>> [placed(Labels(image=[0], class_id=[0], box=box)) for box in boxes]
+    [False, True]
+    """
+    if labels.box is not None and (labels.box[:, 2:] > labels.box[:, :2]).all(axis=1).any():
+        return True
+    return labels.keypoints is not None
+
+
 def _refuse_places(path: Path, pool: Labels) -> None:
     """Refuse what a table of one class an image cannot answer."""
-    boxes = pool.boxes if pool.box is not None else np.zeros((0, 4))
-    if (boxes[:, 2:] > boxes[:, :2]).all(axis=1).any() or pool.keypoints is not None:
+    if placed(pool):
         raise UsageError(
             f"the machine labels of {path} say where things are, which a table of classes cannot "
             f"check: run medloop review {path}, or say --anytime and --loss."

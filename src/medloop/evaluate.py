@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medloop.audit import accepted_images
+from medloop.audit import accepted_images, placed
 from medloop.dataset import ArrayPixels, Dataset
 from medloop.errors import DataError, MedloopError, UsageError, did_you_mean
 from medloop.findings.audit import several_in
@@ -110,7 +110,7 @@ def evaluate_workspace(
     Raises
     ------
     UsageError
-        There is no workspace, no finished round, or no table.
+        There is no workspace, no finished round, or no table; or labels are boxes or points.
     DataError
         The table names an unknown class, or no image of the workspace; or there is nothing to
         compare.
@@ -136,7 +136,13 @@ def evaluate_workspace(
                 note=note,
             )
         known = read_truth(workspace, truth)
-        delivered = workspace.log.current(source=MODEL, columns=())
+        delivered = workspace.log.current(source=MODEL, columns=("box", "keypoints"))
+        if placed(delivered):
+            raise UsageError(
+                f"the machine labels of {path} say where things are, which a table of classes "
+                f"cannot judge: compare what medloop export {path} --format coco writes with boxes "
+                "of your own."
+            )
         if len(np.unique(delivered.image)) < len(delivered):
             raise UsageError(f"{path} holds several labels an image: there is no class to compare.")
         judged = known.where(delivered.image)

@@ -119,6 +119,16 @@ def test_a_persons_labels_are_not_compared_with_the_truth(images, tmp_path):
         evaluate_workspace(tmp_path / "ws", tmp_path / "truth.csv", note=quiet)
 
 
+def test_a_table_of_classes_does_not_judge_boxes(images, tmp_path):
+    boxes = [{"image_id": 0, "category_id": 1, "bbox": [0, 2, 5, 6], "score": 0.9}]
+    ws = tmp_path / "ws"
+    import_labels(coco(images, boxes), ws, note=quiet)
+    truth = tmp_path / "truth.csv"
+    truth.write_text(f"file,label\n{NAMES[0]},a<b\n")
+    with pytest.raises(UsageError, match="say where things are"):
+        evaluate_workspace(ws, truth, note=quiet)
+
+
 def test_the_commands_know_imported_labels(images, tmp_path):
     boxes = [{"image_id": 0, "category_id": 1, "bbox": [0, 2, 5, 6]}]
     ws = tmp_path / "ws"
