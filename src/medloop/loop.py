@@ -88,7 +88,7 @@ class Stopped:
             "no_change": f"round {self.round} changed no label any more",
             "harm": f"round {self.round} was not shown to do no harm and is not used",
             "no_gain": f"round {self.round} gained nothing on held-out labels and is not used",
-            "too_few": f"held-out labels are too few to show that round {self.round} does no harm",
+            "too_few": f"too few labels or patients show that round {self.round} does no harm",
         }
         return f"The loop stopped because {said[self.reason]}."
 
