@@ -23,6 +23,7 @@ from medloop.findings.audit import (
     write_audit_sheet,
 )
 from medloop.labels import HUMAN, MODEL, Labels
+from medloop.overlap import area
 from medloop.read.parts import stack
 from medloop.read.table import read_table
 from medloop.recipes import IMPORT
@@ -298,7 +299,7 @@ def placed(labels: Labels) -> bool:
     >>> [placed(Labels(image=[0], class_id=[0], box=box)) for box in boxes]
     [False, True]
     """
-    if labels.box is not None and (labels.box[:, 2:] > labels.box[:, :2]).all(axis=1).any():
+    if labels.box is not None and (area(labels.box) > 0).any():
         return True
     return labels.keypoints is not None
 

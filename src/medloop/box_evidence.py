@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medloop.engine.threads import one_thread
 from medloop.errors import DataError
+from medloop.overlap import area
 from medloop.prepare.split import group_folds
 from medloop.proposals.proposal import Masks
 from medloop.region_ranking import CONTENT, plain_ranking, region_features
@@ -78,7 +79,7 @@ def standing_out(
     """
     given: Floats = np.nan_to_num(np.asarray(boxes, float).reshape(-1, 4))
     patient = np.asarray(group)
-    there = np.flatnonzero((given[:, 2] > given[:, 0]) & (given[:, 3] > given[:, 1]))
+    there = np.flatnonzero(area(given) > 0)
     found = np.full(len(given), 0.5)
     if not len(there):
         return found

@@ -94,3 +94,23 @@ def make_set(folder: Path) -> FindingSet:
         rows.writerow(("file", *(f"p_{name}" for name in FINDINGS)))
         rows.writerows((f, *p) for f, p in zip(truth, np.transpose(probs).tolist(), strict=True))
     return made
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def certified_to_the_end(finding_set, medloop, tmp_path):
+    """By the command line: an audit, its certificate, and figures against a truth."""
+    drawn = medloop("certify", tmp_path / "ws", "--error-rate", "0.5", "--audit", "70")
+    assert "fill in 1 for a finding that is there" in drawn.out
+    files = [row["file"] for row in rows_of(tmp_path / "ws" / "audit.csv")]
+    answers = finding_set.sheet(tmp_path / "answers.csv", files, patients=False)
+    certified = medloop("certify", tmp_path / "ws", "--error-rate", "0.5", "--answers", answers)
+    assert certified.code == 0, certified.err
+    assert "By finding, all together" in certified.out
+    truth = finding_set.sheet(tmp_path / "truth.csv")
+    judged = medloop("evaluate", tmp_path / "ws", "--truth", truth, "--splits", "0")
+    assert "70 images with a known truth were decided by a person" in judged.out
+    assert medloop("verify", tmp_path / "ws").code == 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from finding_sets import FINDINGS, SMALL
+from finding_sets import FINDINGS, SMALL, certified_to_the_end, rows_of
 from PIL import Image
 
 from medloop.dataset import ArrayPixels, Dataset
@@ -91,11 +91,6 @@ def all_used(monkeypatch):
     """Every finding is asked about, and nothing speaks against what was learned."""
     monkeypatch.setattr(together, "_before_learning", lambda *args, **more: None)
     monkeypatch.setattr(together, "evidence_of", lambda *args: OPEN)
-
-
-def rows_of(path):
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def delivered(workspace, out):
@@ -358,14 +353,4 @@ def test_the_command_line_from_a_teacher_to_a_certificate(finding_set, options, 
     predicted = medloop("predict", tmp_path / "ws", "--images", finding_set.images, "--out", out)
     assert predicted.code == 0, predicted.err
     assert list(rows_of(out)[0]) == ["file", "label", "score", *(f"p_{n}" for n in FINDINGS)]
-    drawn = medloop("certify", tmp_path / "ws", "--error-rate", "0.5", "--audit", "70")
-    assert "fill in 1 for a finding that is there" in drawn.out
-    files = [row["file"] for row in rows_of(tmp_path / "ws" / "audit.csv")]
-    answers = finding_set.sheet(tmp_path / "answers.csv", files, patients=False)
-    certified = medloop("certify", tmp_path / "ws", "--error-rate", "0.5", "--answers", answers)
-    assert certified.code == 0, certified.err
-    assert "By finding, all together" in certified.out
-    truth = finding_set.sheet(tmp_path / "truth.csv")
-    judged = medloop("evaluate", tmp_path / "ws", "--truth", truth, "--splits", "0")
-    assert "70 images with a known truth were decided by a person" in judged.out
-    assert medloop("verify", tmp_path / "ws").code == 0
+    certified_to_the_end(finding_set, medloop, tmp_path)

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from finding_sets import FINDINGS, SMALL
+from finding_sets import FINDINGS, SMALL, certified_to_the_end, rows_of
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -36,11 +36,6 @@ def silent(sentence):
 @pytest.fixture
 def no_report(monkeypatch):
     monkeypatch.setattr(page, "write_report", lambda workspace, metrics: None)
-
-
-def rows_of(path):
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def delivered(workspace):
@@ -376,15 +371,4 @@ def test_the_command_line_tells_what_was_found(finding_set, tmp_path, medloop):
     assert "several findings an image" in page_of
     assert "<script" not in page_of
     assert medloop("report", tmp_path / "ws").code == 0
-    # to the end: an audit, its certificate, and figures against a truth
-    drawn = medloop("certify", tmp_path / "ws", "--error-rate", "0.5", "--audit", "70")
-    assert "fill in 1 for a finding that is there" in drawn.out
-    files = [row["file"] for row in rows_of(tmp_path / "ws" / "audit.csv")]
-    answers = finding_set.sheet(tmp_path / "answers.csv", files, patients=False)
-    certified = medloop("certify", tmp_path / "ws", "--error-rate", "0.5", "--answers", answers)
-    assert certified.code == 0, certified.err
-    assert "By finding, all together" in certified.out
-    truth = finding_set.sheet(tmp_path / "truth.csv")
-    judged = medloop("evaluate", tmp_path / "ws", "--truth", truth, "--splits", "0")
-    assert "70 images with a known truth were decided by a person" in judged.out
-    assert medloop("verify", tmp_path / "ws").code == 0
+    certified_to_the_end(finding_set, medloop, tmp_path)

@@ -18,7 +18,7 @@ from medloop.judges import Judges
 from medloop.labels import HUMAN, PARTLY, Labels
 from medloop.loop import Proposal, Round
 from medloop.objects.intake import rows_of, such_as, usable, write_refused
-from medloop.overlap import iou_rows
+from medloop.overlap import area, iou_rows
 from medloop.prepare.split import group_folds
 from medloop.progress import Note
 from medloop.read.listing import Listing
@@ -201,7 +201,7 @@ def better_placed(
 
 def _drawn(labels: Labels) -> NDArray[np.bool_]:
     """Tell which rows have a box."""
-    return (labels.boxes[:, 2] > labels.boxes[:, 0]) & (labels.boxes[:, 3] > labels.boxes[:, 1])
+    return np.asarray(area(labels.boxes) > 0)
 
 
 def _uncalibrated(made: Round) -> Round:

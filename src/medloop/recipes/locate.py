@@ -45,6 +45,7 @@ from medloop.dataset import Dataset
 from medloop.errors import DataError
 from medloop.labels import Labels
 from medloop.loop import Proposal, Step
+from medloop.overlap import area
 from medloop.prepare.split import group_folds
 from medloop.progress import Note, Progress, silent
 from medloop.proposals import Masks, make_proposer, propose_all
@@ -626,8 +627,7 @@ def _detector_maps(bench: Bench, found: Labels, labels: Labels) -> Floats:
 
 def _drawn(labels: Labels) -> Labels:
     """Return the rows that have a box, of the images that were looked at."""
-    there = (labels.boxes[:, 2] > labels.boxes[:, 0]) & (labels.boxes[:, 3] > labels.boxes[:, 1])
-    kept = labels[there].with_(probs=None)
+    kept = labels[area(labels.boxes) > 0].with_(probs=None)
     return kept.with_(looked_at=np.unique(kept.image))
 
 

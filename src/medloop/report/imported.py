@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.labels import HUMAN, MODEL, Labels
-from medloop.overlap import box_around
+from medloop.overlap import area, box_around
 from medloop.report.boxes import centres, images_of, shapes, sizes
 from medloop.report.certified import certificate_state
 from medloop.report.drawing import BLUE, ORANGE, drawing, svg
@@ -50,7 +50,7 @@ def _content(workspace: Workspace) -> dict[str, Any]:
     leak = workspace.load_json("leak.json", None)
     quarantined = workspace.quarantined()
     machine = len(np.unique(current.image[current.source == MODEL]))
-    boxed = current[(current.boxes[:, 2:] > current.boxes[:, :2]).all(axis=1)]
+    boxed = current[area(current.boxes) > 0]
     one_class = len(np.unique(current.image)) == len(current) and not len(boxed)
     figures = [("Labels by class", _by_class(current, classes))]
     figures += [("Size of boxes", sizes(boxed, size, things="boxes"))]

@@ -17,11 +17,11 @@ from medloop.errors import DataError, MissingError, UsageError
 from medloop.labels import Labels
 from medloop.progress import Progress, silent
 from medloop.students.devices import choose_bfloat16, choose_device, laid_out, repeatable
-from medloop.students.network_file import read_network, write_network
 from medloop.students.network_limits import check_limits
 from medloop.students.network_output import Output, moved_head, output_of
 from medloop.students.student import Untaught
 from medloop.students.training import follow, parameter_groups, rate_share
+from medloop.students.weights_file import read_weights, write_weights
 
 if TYPE_CHECKING:
     import torch
@@ -321,7 +321,7 @@ class Network(Untaught):
         kept = {name: settings[name] for name in settings if name not in (*about, "state")}
         if not self.several:
             kept.pop("several")  # older versions do not know it
-        write_network(folder, self.name, {**about, "settings": kept}, state)
+        write_weights(folder, self.name, {**about, "settings": kept}, state)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -340,7 +340,7 @@ class Network(Untaught):
 
         from medloop.students.backbones import Plan
 
-        about, payload = read_network(folder, "network")
+        about, payload = read_weights(folder, "network")
         try:
             student = cls(
                 **about["settings"],

@@ -1,4 +1,4 @@
-"""A network in a folder: its weights as safetensors, all else as JSON, both checked when read."""
+"""A fitted network in a folder: weights as safetensors, all else as JSON, checked when read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 
 
-def write_network(
+def write_weights(
     folder: Path, name: str, about: Mapping[str, Any], state: Mapping[str, torch.Tensor]
 ) -> None:
     """Write ``weights.safetensors`` and ``student.json``."""
@@ -30,8 +30,8 @@ def write_network(
     write_json(folder / "student.json", {**known, **about})
 
 
-def read_network(folder: Path, name: str) -> tuple[dict[str, Any], bytes]:
-    """Read what :func:`write_network` wrote: what is said of it, and the bytes of its weights.
+def read_weights(folder: Path, name: str) -> tuple[dict[str, Any], bytes]:
+    """Read what :func:`write_weights` wrote: what is said of it, and the bytes of its weights.
 
     Raises
     ------
