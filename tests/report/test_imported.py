@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from medloop.audit import answer_audit, draw_audit
+from medloop.audit import answer_audit, draw_audit, machine_labels
+from medloop.certify import audit_size
 from medloop.cli.app import app
 from medloop.errors import UsageError
 from medloop.evaluate import evaluate_workspace
 from medloop.imports import import_labels
 from medloop.labels import Labels
 from medloop.report.imported import in_turn
+from medloop.store import Workspace
 
 NAMES = [f"{k:02d}.png" for k in range(12)]
 
@@ -72,6 +74,11 @@ def test_labels_are_counted_by_class_and_source_and_drawn(images, tmp_path):
     assert 'x="7.0" y="2.0" width="5.0" height="6.0"' in page
     assert "a&lt;b x 2" in page
     assert "medloop review ws" in page  # boxes are looked at in the browser
+    with Workspace.open(tmp_path / "ws", read_only=True) as workspace:
+        pool = len(machine_labels(workspace.log).looked_at)
+    assert pool > 1  # with images in which the machine found nothing
+    least = audit_size(pool, error_rate=0.05, confidence=0.95)
+    assert f"at least {least} of them" in page
     assert "1 file could not be used" in page
     assert NAMES[11] in page
     assert "a<b" not in page

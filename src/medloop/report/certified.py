@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medloop.audit import machine_labels
 from medloop.certify import audit_size
 from medloop.report.words import certify_command, shortened
 from medloop.store.workspace import Workspace
@@ -44,8 +45,10 @@ def certificate_state(workspace: Workspace, machine: int, *, drawn: bool = False
         return {"state": "drawn", "size": asked["size"], "command": command, "drawn": drawn}
     if not machine:
         return {"state": "needless"}
+    # the browser also asks about images in which the machine found nothing
+    pool = len(machine_labels(workspace.log).looked_at) if drawn else machine
     return {
         "state": "open",
         "command": look if drawn else certify_command(name, machine),
-        "least": audit_size(machine, error_rate=0.05, confidence=0.95),
+        "least": audit_size(pool, error_rate=0.05, confidence=0.95),
     }
